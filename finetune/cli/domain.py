@@ -13,7 +13,7 @@ from finetune.cli.evaluate import DO_NOT_SHIP, ComparedModels, ComparisonOptions
 from finetune.cli.grounded import room_for_prompts, write_rows
 from finetune.cli.options import TRAINED, BaseOptions, mixed, within
 from finetune.cli.train import RunOptions, train_adapter
-from finetune.options import Data, LoraOptions, SyntheticOptions, TrainOptions
+from finetune.options import Columns, Data, LoraOptions, SyntheticOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import note, note_message, out, say
@@ -174,7 +174,7 @@ def _evaluate(run: "DomainRun", config: "Config", models: ComparedModels, *, lim
             general=general if general.is_file() else None, limit=limit, seed=seed,
             json=run.evaluation, picture=run.evaluation.with_suffix(".png"),
         )  # fmt: skip
-        code = compare_models(run.rows / "heldout.jsonl", lambda: config, models, options)
+        code = compare_models(run.rows / "heldout.jsonl", lambda: config, models, options, Columns())
     if code:
         note_message("not put in use; the adapter stays in {adapter}", adapter=run.adapter)
         raise typer.Exit(code)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune.options import Columns
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, note_message, out, out_message, say
@@ -87,13 +88,18 @@ def evaluate(
     kb: str = KB,
     models: Annotated[ComparedModels, ("model", "adapter", "quant", "max_new_tokens")],
     options: ComparisonOptions,
+    columns: Columns,
 ) -> None:
-    if code := compare_models(questions, lambda: existing_kb(kb), models, options):
+    if code := compare_models(questions, lambda: existing_kb(kb), models, options, columns):
         raise typer.Exit(code)
 
 
 def compare_models(
-    file: Path, kb: "Callable[[], Config]", models: ComparedModels, options: ComparisonOptions
+    file: Path,
+    kb: "Callable[[], Config]",
+    models: ComparedModels,
+    options: ComparisonOptions,
+    columns: Columns,
 ) -> int:
     """Ask, show and write everything. `kb` is called if a condition needs the knowledge base.
 
@@ -114,8 +120,8 @@ def compare_models(
     needed = set(conditions) & set(READING)
     opened = open_pipeline(kb(), cache=cache_home(), say=say) if needed else nullcontext()
     with opened as pipeline:
-        questions = _read(file, pipeline, options)
-        general = _read(options.general, None, options) if options.general else ()
+        questions = _read(file, pipeline, options, columns)
+        general = _read(options.general, None, options, columns) if options.general else ()
         generate = GenerateOptions(**models.values, temperature=0)
         cases = Cases(_pair(generate), pipeline, generate.sampling)
         results, whole = ask([(questions, conditions), (general, ("general",))], cases)
@@ -175,12 +181,12 @@ def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
 
 
 def _read(
-    path: Path, pipeline: "Pipeline | None", options: ComparisonOptions
+    path: Path, pipeline: "Pipeline | None", options: ComparisonOptions, columns: Columns
 ) -> "tuple[HeldOutQuestion, ...]":
     from finetune.evaluate.questions import read
     from rag.evaluate.dataset import sample
 
-    found = read(path, pipeline.store if pipeline else None)
+    found = read(path, pipeline.store if pipeline else None, columns)
     if found.lost:
         note_message(
             "left out: {count} questions whose answer is not in this knowledge base ({examples})",

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.data.formats import examples
+from finetune.data.formats import AS_FOUND, examples
 from finetune.data.reader import Record, records
 from finetune.evaluate.metrics import contains
+from finetune.options import Columns
 from finetune.types import Example
 from ingest.errors import UserError
 from ingest.store import Store
@@ -70,8 +71,8 @@ def form_of(path: Path) -> Form:
     return "grounded" if isinstance(row, dict) and row.keys() >= GROUNDED else "alpaca"
 
 
-def read(path: Path, store: Store | None) -> HeldOutSet:
-    """The questions of `path`, with their places if `store` is given.
+def read(path: Path, store: Store | None, columns: Columns = AS_FOUND) -> HeldOutSet:
+    """The questions of `path`, with their places if `store` is given. `columns` are alpaca rows' fields.
 
     Raises `UserError` if a row is wrong, or if no question is left.
     """
@@ -79,7 +80,7 @@ def read(path: Path, store: Store | None) -> HeldOutSet:
     if form == "set":
         candidates = _of_set(Dataset.load(path), store)
     else:
-        candidates = _grounded(path) if form == "grounded" else _alpaca(path)
+        candidates = _grounded(path) if form == "grounded" else _alpaca(path, columns)
     questions: dict[str, HeldOutQuestion] = {}
     lost: list[str] = []
     for question in candidates:
@@ -136,8 +137,8 @@ def _text(row: dict[str, Any], name: str, where: str) -> str:
     return text
 
 
-def _alpaca(path: Path) -> Iterator[HeldOutQuestion]:
-    for example in examples([path]):
+def _alpaca(path: Path, columns: Columns) -> Iterator[HeldOutQuestion]:
+    for example in examples([path], columns=columns):
         text = example.question or example.input
         yield HeldOutQuestion(example.source, text, (example.answer,), example=example)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune.evaluate.questions import form_of, read
+from finetune.options import Columns
 from ingest.errors import UserError
 from rag.evaluate.dataset import sample
 from rag.pipeline import Pipeline
@@ -99,6 +100,13 @@ def test_alpaca_rows_have_no_place(tmp_path: Path) -> None:
     assert (only.text, only.answers, only.places) == ("翻译", ("Hello",), ())
     assert only.example
     assert only.example.input == "你好"
+
+
+def test_the_fields_of_alpaca_rows_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps([{"q": "问", "a": "答"}]), "utf-8")
+    [only] = read(path, None, Columns(prompt="q", response="a")).questions
+    assert (only.text, only.answers) == ("问", ("答",))
 
 
 def test_a_sample_keeps_its_order(pipeline: Pipeline, tmp_path: Path) -> None:
