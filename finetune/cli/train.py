@@ -95,6 +95,7 @@ def train_adapter(
     """
     from accelerate import Accelerator
 
+    from finetune.data.tokenize import locked
     from finetune.train.checkpoint import check_resumable, delete_training, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
@@ -129,10 +130,10 @@ def train_adapter(
                     steps=training.plan.steps,
                 )
             return
-        if run_options.overwrite and not resume and main:
-            delete_training(folder)
-        accelerator.wait_for_everyone()
-        with writing(folder):
+        with writing(folder), locked(folder, wait=False) if main else nullcontext():
+            if run_options.overwrite and not resume and main:
+                delete_training(folder)
+            accelerator.wait_for_everyone()
             with Progress("", training.plan.steps, every=0, stays=True) as progress:
                 for report in training.run(resume=resume):
                     show_step(report, progress)

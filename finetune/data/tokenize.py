@@ -9,8 +9,9 @@ written whole or not at all, and is checked before it is used.
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from hashlib import file_digest, sha256
 from itertools import islice
@@ -30,14 +31,16 @@ from finetune.data.template import (
 )
 from finetune.options import Columns
 from finetune.types import Example, InvalidRow, row_error
-from ingest.errors import UserError
-from ingest.store.atomic import new_folder, write_whole
+from ingest.errors import Busy, UserError
+from ingest.store.atomic import disk_usage, new_folder, write_whole
 from rag.chatglm.chat import TEMPLATES
 from rag.chatglm.tokenization import open_tokenizer
 
 VERSION = 4
 """Increased whenever the same data would give other rows, or another layout on disk."""
 BLOCK_EXAMPLES = 512
+MOST_BYTES = 10 << 30
+"""Of the cache; the newest set stays even if it is larger."""
 CONTEXTS = Columns("context", "target")
 VOCABULARIES = ("ice_text.model", "tokenizer.model", "tokenizer.json")
 TOKENIZER_FILES = (
@@ -78,8 +81,9 @@ def tokenize(
     source = [_hashes(paths, tokenizer_dir), asdict(columns), skip_bad]
     identity = json.dumps([VERSION, generation, how, source], sort_keys=True)
     place = cache / sha256(identity.encode()).hexdigest()[:32] / "rows"
-    with _locked(place.parent):
+    with locked(place.parent):
         if cached := _cached(place):
+            os.utime(place.parent)  # `_trim` deletes those that were used longest ago
             return cached
         tokenizer = open_tokenizer(tokenizer_dir)
         encoder: Encoder = RowEncoder(CachedTokenizer(tokenizer), generation, template, max_length)
@@ -88,7 +92,20 @@ def tokenize(
         rows = blocks(usable(paths, columns, skip_bad=skip_bad), encoder, skip_bad=skip_bad)
         with new_folder(place, replace=True) as folder:
             write(folder, rows, target_of(tokenizer_dir, generation, template), progress=progress)
+        _trim(cache, keep=place.parent)
         return TokenSet(place)
+
+
+def _trim(cache: Path, *, keep: Path) -> None:
+    """Delete the sets that were used longest ago while all take more than `MOST_BYTES`."""
+    sets = sorted((each for each in cache.iterdir() if each != keep), key=lambda each: each.stat().st_mtime)
+    sizes = {each: disk_usage(each) for each in (*sets, keep)}
+    for each in sets:
+        if sum(sizes.values()) <= MOST_BYTES:
+            break
+        with suppress(Busy), locked(each, wait=False):  # one that is being made stays
+            shutil.rmtree(each)
+            del sizes[each]
 
 
 def target_of(tokenizer_dir: Path, generation: int, template: str) -> dict[str, Any]:
@@ -176,12 +193,19 @@ def _cached(place: Path) -> TokenSet | None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds a lock on the folder, which is made if it is missing."""
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds a lock on the folder, which is made if it is missing. Raises `Busy` if another process holds
+    it, unless that is to be waited for."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(
+                "another process writes in {folder}; wait for it, or name another folder with --out",
+                folder=folder,
+            ) from None
         yield
     finally:
         os.close(descriptor)

@@ -22,7 +22,7 @@ from finetune.data.formats import examples
 from finetune.data.template import CachedTokenizer, RowEncoder, TutorialOptions
 from finetune.options import Columns
 from finetune.types import Example, TokenRow, TokenRows
-from ingest.errors import UserError
+from ingest.errors import Busy, UserError
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.memory_rows import MemoryRows
 from tests.finetune.tokenizers import GENERATIONS, conversations, directory, tokenizers
@@ -334,3 +334,31 @@ def test_a_full_disk_is_an_error(model: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="No space left on device"):
         made([alpaca(tmp_path / "a.json")], model, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*/*"))
+
+
+def test_sets_that_were_used_longest_ago_leave_a_full_cache(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, cache = alpaca(tmp_path / "a.json"), tmp_path / "cache"
+    for length in (64, 65, 66):
+        made([file], model, cache, max_length=length)
+    oldest, used, last = sorted(cache.iterdir(), key=lambda each: each.stat().st_mtime)
+    made([file], model, cache, max_length=65)  # used again, which makes it the newest
+    monkeypatch.setattr(tokenize, "MOST_BYTES", 2 * tokenize.disk_usage(last) + 100)
+    newest = made([file], model, cache, max_length=67)
+    assert len(newest) == 30
+    assert not oldest.exists()
+    assert not last.exists()
+    assert len(list(used.iterdir())) == 1
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
+    with (
+        tokenize.locked(tmp_path, wait=False),
+        pytest.raises(Busy, match=r"another process writes in .* name another folder with --out"),
+        tokenize.locked(tmp_path, wait=False),
+    ):
+        pass
+    with tokenize.locked(tmp_path, wait=False):
+        pass
