@@ -25,8 +25,7 @@ from server.auth import Principal
 from server.errors import NotFound
 from server.fair_queue import FairQueue, in_thread
 from server.knowledge_bases import KnowledgeBases
-from server.telemetry import Metrics, record_spans
-from server.traces import Kind, Traces, trace_record
+from server.telemetry import Kind, Metrics, Traces, record_spans, trace_record
 
 log = logging.getLogger("rag.server")
 

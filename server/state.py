@@ -14,15 +14,16 @@ from server.knowledge_bases import KnowledgeBases
 from server.models import Models
 from server.options import ServerOptions
 from server.replica import Replica
-from server.telemetry import Metrics
-from server.traces import Traces
+from server.telemetry import Metrics, Traces
 from server.uploads import PageRenderer
 
 REMOTE_SLOTS = 16  # answers that remote models write at one time, since they batch
 
 
 class ServerState:
-    """One server. `ready` returns whether questions are answered and jobs are worked on."""
+    """One server, as one of the replicas that share a data folder.
+
+    `ready` returns whether questions are answered and jobs are worked on."""
 
     def __init__(
         self, options: ServerOptions, models: Models, *, open_encoder: Encoders | None = None,
@@ -51,6 +52,8 @@ class ServerState:
         self.answerer = Answerer(self.knowledge_bases, self.traces, self.metrics, *queues.values())
 
     def close(self) -> None:
+        """End what runs in the background, and leave the data folder. The databases are closed before the
+        replica, because its lock tells the others that they are still written to."""
         self.pages.close()
         self.knowledge_bases.close()
         for database in self.databases:

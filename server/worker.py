@@ -30,8 +30,7 @@ from server.jobs import Jobs
 from server.knowledge_bases import folder_of
 from server.options import ServerOptions
 from server.replica import Replica
-from server.telemetry import log_json
-from server.traces import Traces
+from server.telemetry import Traces, log_json
 from server.uploads import Upload, Uploads
 
 CLAIM_INTERVAL = 0.2  # seconds between two attempts to claim a job

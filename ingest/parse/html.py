@@ -368,7 +368,7 @@ def _main_content(blocks: list[Block], page: str) -> list[Block]:
     tree = HTMLTree.parse(page)
     lines = _lines(tree, main_content=True)
     for selector in _CONTAINERS:
-        container = tree.document.query_selector(selector)
+        container = tree.document.query_selector(selector) if tree.document else None
         own = lines & _lines(container.html) if container else set[str]()
         if 2 * sum(map(len, own)) >= sum(map(len, lines)):
             lines = own

@@ -144,7 +144,7 @@ def trace(answer: str = argument("ID", "Id of the answer."), as_json: bool = JSO
 def _find(answer: str) -> "TraceResponse":
     """The trace, from the data folder of the server that answered."""
     from server.database import trace_database
-    from server.traces import Traces
+    from server.telemetry import Traces
 
     for home in (data_home(), demo_data()):
         if (home / ".server").is_dir():

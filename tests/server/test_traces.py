@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from rag.types import Message, Sampling
 from server.database import trace_database
-from server.traces import Traces
+from server.telemetry import Traces
 from tests.fakes import CopyingGenerator
 from tests.server.servers import PAGES, sample_server
 
