@@ -12,7 +12,8 @@ from time import perf_counter
 from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
 from ingest.i18n import Translatable, Translator
-from ingest.store import Ranking, Store
+from ingest.store import Ranking, Store, Within
+from ingest.types import Document
 from rag.cite import cite, declines
 from rag.config import Config
 from rag.extract import extract
@@ -21,6 +22,7 @@ from rag.prompt import compose
 from rag.question import SmallTalk, analyze, asks_article, codes, small_talk, stand_alone, strays
 from rag.reader import Reader
 from rag.retrieve import Reranker, best_of_passages, by_reading, rank, rerank
+from rag.scope import Scope
 from rag.score_norm import Calibration, ScoreNorm, confidence
 from rag.types import Answer, Message, Query, ReaderOutput, RefusalFeatures, Retrieved, Sampling, Source
 
@@ -43,7 +45,8 @@ Observer = Callable[[str, float], None]
 class Pipeline:
     """The whole read path. `say` writes a refusal in the reader's language.
 
-    Without a `generator`, an answer consists of sentences of the documents. `observe` is called
+    Without a `generator`, an answer consists of sentences of the documents. `within` are the documents that
+    are asked, as `scoped` sets them. `observe` is called
     after the stages embed, search, retrieve (which includes both), read, then extract, or prompt,
     generate and cite.
     """
@@ -57,6 +60,7 @@ class Pipeline:
     reranker: Reranker | None = None
     generator: Generator | None = None
     reader: Reader | None = None
+    within: Within = None
     observe: Observer = lambda stage, seconds: None
 
     def stream(
@@ -151,10 +155,11 @@ class Pipeline:
     def courtesy(self, talk: SmallTalk) -> str:
         """The reply to a message that asks nothing: the documents, and what can be asked of them."""
         most = LISTED if talk == "contents" else NAMED
-        names = [Path(each.source).name for each in islice(self.store.documents(), most)]
+        names = [Path(each.source).name for each in islice(self._documents(), most)]
         if not names:
             return self.say("The knowledge base has no documents yet. Add some, and ask about them.")
-        if others := self.store.info().documents - len(names):
+        total = self.store.info().documents if self.within is None else len(self.within)
+        if others := total - len(names):
             names.append(self.say("{n} more", n=others))
         if talk != "contents":
             opening = self.say(OPENINGS[talk]) if talk in OPENINGS else ""
@@ -166,7 +171,7 @@ class Pipeline:
 
     def _examples(self) -> Iterator[str]:
         """Questions about the first documents, or their sections, which the knowledge base answers."""
-        for document in islice(self.store.documents(), 2 * EXAMPLES):
+        for document in islice(self._documents(), 2 * EXAMPLES):
             title, hits = document.title, self.retrieve(document.title).hits
             labels = [hit.chunk.label(hit.chunk.start) for hit in hits if hit.chunk.document == document.id]
             sections = [label.rpartition(" › ")[2] for label in labels if " › " in label]
@@ -177,16 +182,38 @@ class Pipeline:
             if self.retrieve(question).answerable:
                 yield question
 
+    def _documents(self) -> Iterator[Document]:
+        """The documents that are asked."""
+        return (each for each in self.store.documents() if self.within is None or each.id in self.within)
+
     def refusal(self, found: Retrieved) -> Answer:
-        """The answer that says that the knowledge base has none."""
-        documents, chunks = self.store.info().documents, self.store.count()
-        text = self.say(
-            "Not found: the knowledge base ({documents} documents, {chunks} chunks) does not "
-            "answer this. Nearest passages:",
-            documents=documents,
-            chunks=chunks,
-        )
+        """The answer that says that the knowledge base has none, or the documents that are asked."""
+        if self.within is not None:
+            text = self._refusal_within(self.within, found.query.text)
+        else:
+            documents, chunks = self.store.info().documents, self.store.count()
+            text = self.say(
+                "Not found: the knowledge base ({documents} documents, {chunks} chunks) does not "
+                "answer this. Nearest passages:",
+                documents=documents,
+                chunks=chunks,
+            )
         return Answer(found.query.text, text, (), found.hits, found.confidence, refused=True)
+
+    def _refusal_within(self, documents: Sequence[str], question: str) -> str:
+        there = [each for id in documents[:NAMED] if (each := self.store.by_id(id))]
+        names = [Path(each.source).name for each in there]
+        if others := len(documents) - len(there):
+            names.append(self.say("{n} more", n=others))
+        elsewhere = replace(self, within=None).retrieve(question)
+        if elsewhere.answerable:
+            other = Path(elsewhere.hits[0].chunk.source).name
+            return self.say(
+                "Not found in {names}, but {other} may answer this. Nearest passages:",
+                names=names,
+                other=other,
+            )
+        return self.say("Not found in {names}. Nearest passages:", names=names)
 
     def extract(self, found: Retrieved) -> Answer:
         """The best sentences with citations, even if the question should be refused."""
@@ -227,6 +254,10 @@ class Pipeline:
             finish_reason=reason,
         )
 
+    def scoped(self, scope: Scope) -> "Pipeline":
+        """The same pipeline for the documents in scope. Raises `UserError` if there are none."""
+        return replace(self, within=scope.within(self.store))
+
     def observed(self, observe: Observer) -> "Pipeline":
         """The same pipeline with another observer."""
         return replace(self, observe=observe)
@@ -254,7 +285,7 @@ class Pipeline:
     def _search(self, query: Query, vector: Vector) -> Ranking:
         candidates = self.config.retrieve.candidates
         with self._stage("search"):
-            return rank(query, vector, self.store, self.norm, candidates=candidates)
+            return rank(query, vector, self.store, self.norm, candidates=candidates, within=self.within)
 
 
 def _check(question: str) -> None:

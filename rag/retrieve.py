@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ingest.embed import Vector
 from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, terms
-from ingest.store import Ranking, Store
+from ingest.store import Ranking, Store, Within
 from ingest.types import Chunk, Hit, Passage
 from rag.question import codes
 from rag.score_norm import ScoreNorm, background_frequencies, background_weight
@@ -50,11 +50,13 @@ class RetrieveOptions:
             raise UserError("[retrieve] passages is {n}; need 1 to {most} (candidates)", n=n, most=most)
 
 
-def rank(query: Query, vector: Vector, store: Store, norm: ScoreNorm, *, candidates: int) -> Ranking:
+def rank(
+    query: Query, vector: Vector, store: Store, norm: ScoreNorm, *, candidates: int, within: Within = None
+) -> Ranking:
     """The chunks that any of the three searches finds, by fused score; `vector` is the question's."""
     centred = norm.centred(query.script, vector)
-    dense = store.search_dense(centred, candidates)
-    lexical = [store.search_words(query.content, candidates, field=field) for field in FIELDS]
+    dense = store.search_dense(centred, candidates, within=within)
+    lexical = [store.search_words(query.content, candidates, field=field, within=within) for field in FIELDS]
     keys = np.unique(np.concatenate([dense.keys, *(each.keys for each in lexical)]))
     similarity = norm.standard(query.script, centred, store.vectors(keys) @ centred)
     chunks = store.count()

@@ -19,6 +19,7 @@ from rag.generate import Generator
 from rag.pipeline import Pipeline
 from rag.prompt import INSTRUCTION
 from rag.question import script_of
+from rag.scope import Scope
 from rag.types import Answer, Message, Retrieved, Sampling
 from server import schemas
 from server.auth import Principal
@@ -37,8 +38,8 @@ Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
 
 @dataclass(frozen=True)
 class UserQuestion:
-    """A question about the knowledge base `base`, with its conversation, and with fields of `Sampling` that
-    replace the knowledge base's. `instruction` stands before the knowledge base's own. An answer of quotes that has more than
+    """A question about the documents in `scope` of the knowledge base `base`, with its conversation, and with
+    fields of `Sampling` that replace the knowledge base's. `instruction` stands before the knowledge base's own. An answer of quotes that has more than
     `most_tokens` is refused; 0: none is. `logprobs`: log probabilities of the tokens are wanted."""
 
     question: str
@@ -48,6 +49,7 @@ class UserQuestion:
     instruction: str = ""
     most_tokens: int = 0
     logprobs: bool = False
+    scope: Scope = Scope()
 
     def sampling(self, pipeline: Pipeline) -> Sampling:
         return replace(pipeline.config.generate.sampling, **self.overrides)
@@ -97,14 +99,15 @@ class Answerer:
     remote_queue: FairQueue
 
     async def search(
-        self, question: str, base: str, limit: int, who: Principal, say: Translator
+        self, question: str, base: str, scope: Scope, limit: int, who: Principal, say: Translator
     ) -> schemas.SearchResponse:
         """The best passages, even if they do not answer the question."""
 
         def work() -> schemas.SearchResponse:
             with self.knowledge_bases.open(base) as pipeline:
                 trace, seconds = secrets.token_hex(12), dict[str, float]()
-                found = pipeline.observed(seconds.__setitem__).retrieve(question, limit=limit)
+                asked = pipeline.scoped(scope).observed(seconds.__setitem__)
+                found = asked.retrieve(question, limit=limit)
                 record = trace_record(found, seconds)
                 self._record("search", trace, base, pipeline, found.sequence, record)
                 return schemas.SearchResponse.of(found, say, trace=trace, base=base)
@@ -120,6 +123,7 @@ class Answerer:
             queue, generator = self._writer(pipeline.generator)
             async with queue.slot(who.id):
                 trace, seconds = secrets.token_hex(12), dict[str, float]()
+                pipeline = await in_thread(partial(pipeline.scoped, question.scope))
                 pipeline = replace(pipeline, observe=seconds.__setitem__, say=say, generator=generator)
                 async with aclosing(_pieces(question.instructed(pipeline), question)) as pieces:
                     found = await anext(pieces)

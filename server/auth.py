@@ -16,9 +16,9 @@ from sqlite3 import Row
 
 from ingest.errors import UserError
 from server.database import Database
-from server.schemas import NAME_PATTERN, Scope
+from server.schemas import NAME_PATTERN, KeyScope
 
-RANKS: dict[Scope, int] = {"read": 1, "write": 2, "admin": 3}
+RANKS: dict[KeyScope, int] = {"read": 1, "write": 2, "admin": 3}
 """admin includes write, and write includes read."""
 
 ANY = "*"
@@ -29,7 +29,7 @@ _TOKEN = re.compile(r"rag-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 class Grant:
     """A scope for one knowledge base, or for all present and future ones (`*`)."""
 
-    scope: Scope
+    scope: KeyScope
     base: str = ANY
 
     def __str__(self) -> str:
@@ -46,15 +46,15 @@ class Principal:
     created: float = 0.0
     revoked: float | None = None
 
-    def may(self, scope: Scope, base: str | None = None) -> bool:
+    def may(self, scope: KeyScope, base: str | None = None) -> bool:
         """Whether it has `scope` for a knowledge base, or, with None, for the whole server."""
         return any(RANKS[grant.scope] >= RANKS[scope] and grant.base in (ANY, base) for grant in self.grants)
 
-    def scopes(self, base: str | None = None) -> list[Scope]:
+    def scopes(self, base: str | None = None) -> list[KeyScope]:
         return [scope for scope in RANKS if self.may(scope, base)]
 
     @property
-    def highest(self) -> list[Scope]:
+    def highest(self) -> list[KeyScope]:
         """The scopes that it has for at least one knowledge base."""
         most = max((RANKS[grant.scope] for grant in self.grants), default=0)
         return [scope for scope, rank in RANKS.items() if rank <= most]

@@ -26,6 +26,7 @@ Question = Annotated[
 ]
 Name = Annotated[schemas.BaseName, Field(description="A name from list_knowledge_bases")]
 Limit = Annotated[int, Field(description="How many passages", ge=1, le=50)]
+EVERYTHING = schemas.ScopeRequest()
 READING = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 
@@ -67,19 +68,28 @@ def tools(state: ServerState, say: Translator) -> MCPServer:
 
     @server.tool(annotations=READING)
     async def search(
-        question: Question, knowledge_base: Name, tool: Context[Any, Any], limit: Limit = 5
+        question: Question,
+        knowledge_base: Name,
+        tool: Context[Any, Any],
+        limit: Limit = 5,
+        scope: schemas.ScopeRequest = EVERYTHING,
     ) -> schemas.SearchResponse:
         """The passages of the documents nearest to a question, best first, with page or heading."""
         with reader(tool, knowledge_base) as context:
-            return await state.answerer.search(question, knowledge_base, limit, context.who, context.say)
+            return await state.answerer.search(
+                question, knowledge_base, scope.value(), limit, context.who, context.say
+            )
 
     @server.tool(annotations=READING)
     async def ask(
-        question: Question, knowledge_base: Name, tool: Context[Any, Any]
+        question: Question,
+        knowledge_base: Name,
+        tool: Context[Any, Any],
+        scope: schemas.ScopeRequest = EVERYTHING,
     ) -> schemas.AnswerResponse:
         """An answer from the documents with citations, or a refusal if they do not answer."""
         with reader(tool, knowledge_base) as context:
-            user_question = UserQuestion(question, knowledge_base)
+            user_question = UserQuestion(question, knowledge_base, scope=scope.value())
             return await state.answerer.answer(user_question, context.who, context.say)
 
     return server

@@ -21,7 +21,7 @@ from server.auth import LOCAL, Keys, Principal
 from server.error_responses import error_response
 from server.errors import AccessDenied, missing_scope, unknown_base
 from server.options import LOOPBACK, ServerOptions
-from server.schemas import Scope as KeyScope
+from server.schemas import KeyScope
 from server.telemetry import Metrics
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from ingest.normalize import readable
 from rag import types as rag
 from rag.pipeline import LONGEST_QUESTION
 from rag.render import hit_record, record, remarks, report_record
+from rag.scope import Scope
 
 DRAWABLE = ("pdf",)
 """Formats whose pages can be shown as pictures."""
@@ -56,7 +57,7 @@ Tokens = Annotated[int, Field(strict=False, ge=1, le=32_768), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=10)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(strict=False, ge=0, le=2**53), WHOLE]
-Scope = Literal["read", "write", "admin"]
+KeyScope = Literal["read", "write", "admin"]
 JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
 FileState = Literal["waiting", "added", "changed", "unchanged", "refused", "cancelled"]
 
@@ -90,7 +91,7 @@ class SessionResponse(BaseModel):
 
     key: str | None
     """The key's name; null if no key is needed."""
-    scopes: list[Scope]
+    scopes: list[KeyScope]
     embedders: list[str]
     adapters: list[str]
     formats: list[str]
@@ -132,7 +133,7 @@ class KnowledgeBaseResponse(BaseModel):
     adapter: str = ""
     generator: str = ""
     """The language model's name; empty if answers are sentences of the documents."""
-    scopes: list[Scope]
+    scopes: list[KeyScope]
     """What the caller's key may do with it."""
     problem: str | None = None
     """Why it can't be used, if it can't."""
@@ -258,15 +259,35 @@ class TurnRequest(StrictRequest):
     content: str = Field(max_length=20_000)
 
 
+Pattern = Annotated[str, Field(min_length=1, max_length=400, examples=["2024/*.pdf"])]
+
+
+class ScopeRequest(StrictRequest):
+    """The documents that are asked: those that meet each field that is set."""
+
+    places: list[Pattern] = Field(default=[], max_length=1000)
+    """Files or folders, any of them; also patterns with `*`, `?` and `[…]`."""
+    formats: list[Annotated[str, Field(min_length=1, max_length=20)]] = Field(default=[], max_length=50)
+    since: str = Field(default="", max_length=10)
+    """A day, month or year: `2024-05-31`, `2024-05`, `2024`."""
+    until: str = Field(default="", max_length=10)
+
+    def value(self) -> Scope:
+        """Raises `UserError` for a date that is none."""
+        return Scope(tuple(self.places), tuple(self.formats), self.since, self.until)
+
+
 class SearchRequest(StrictRequest):
     question: Question
     knowledge_base: BaseName
+    scope: ScopeRequest = ScopeRequest()
     limit: Annotated[int, Field(strict=False, ge=1, le=100), WHOLE] = 5
 
 
 class AskRequest(StrictRequest):
     question: Question
     knowledge_base: BaseName
+    scope: ScopeRequest = ScopeRequest()
     history: list[TurnRequest] = Field(default=[], max_length=100)
     stream: bool = False
     """Send events instead of one JSON value, as with `Accept: text/event-stream`."""

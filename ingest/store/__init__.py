@@ -2,7 +2,7 @@
 
 from ingest.store.local import LocalStore, open_store
 from ingest.store.milvus import SCHEMES, MilvusAddress, drop_milvus, parse_address
-from ingest.store.protocol import Change, Field, Identity, Info, Ranking, Store
+from ingest.store.protocol import Change, Field, Identity, Info, Ranking, Store, Within
 from ingest.store.snapshot import restore, snapshot
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "MilvusAddress",
     "Ranking",
     "Store",
+    "Within",
     "drop_milvus",
     "open_store",
     "parse_address",

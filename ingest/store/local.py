@@ -5,24 +5,26 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest.errors import Absent, Busy, UserError
 from ingest.normalize import Field, Terms
 from ingest.store import index_sync, protocol, sqlite
 from ingest.store.atomic import disk_usage, scratch, writing
 from ingest.store.milvus import MilvusAddress, open_milvus
-from ingest.store.protocol import Identity, Info, Ranking, Vectors
+from ingest.store.protocol import Identity, Info, Ranking, Vectors, Within
 from ingest.store.snapshot import DATABASE, findings
 from ingest.store.sqlite import AMONG, check_schema, connect, create_schema, failures_named
 from ingest.store.vector_index import Candidates, Keys, stack
 from ingest.store.word_index import Words, WordWriter
 from ingest.types import Chunk, Document, DocumentPart, ParseReport, Passage
 
+FEW = 5_000  # of this many chunks of a scope, each is compared
 CHUNKS = (
     "SELECT c.key, d.id, d.source, d.title, c.places, c.context, c.start, c.end, p.text,"
     " p.start, p.end FROM chunks c JOIN passages p ON p.key = c.passage"
@@ -140,6 +142,7 @@ class LocalStore(AbstractContextManager["LocalStore"]):
         self._words = index_sync.open_words(path)
         self._candidates: Candidates | None = None
         self._version = -1  # SQLite's data version that both indexes cover
+        self._within: tuple[object, Keys] | None = None  # the keys of the last scope, by its state
 
     @contextmanager
     def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[LocalChange]:
@@ -215,28 +218,62 @@ class LocalStore(AbstractContextManager["LocalStore"]):
                 raise
             return index_sync.build_words(scratch(self) / "words", self._sql)  # it can only be read
 
-    def search_dense(self, vector: Vectors, k: int) -> Ranking:
+    def search_dense(self, vector: Vectors, k: int, *, within: Within = None) -> Ranking:
         with self._lock:
             candidates, _ = self._refresh()
-            n = candidates.enough(k)
-            while True:
-                keys = candidates.search(vector, n)
-                found, stored = sqlite.vectors_of(self._sql, keys.tolist(), self.identity.dim)
-                if len(found) >= k or n >= candidates.rows:
-                    break
-                n *= 4  # many of the nearest have been removed
+            found, stored = self._nearest(candidates, vector, k, self._keys_within(within))
         scores = stored @ vector
         best = np.argsort(-scores, kind="stable")[:k]
         best = best[scores[best] > 0]
         return Ranking(found[best], scores[best])
 
-    def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
+    def _nearest(
+        self, candidates: Candidates, vector: Vectors, k: int, among: Keys | None
+    ) -> tuple[Keys, Vectors]:
+        """The keys of chunks that may be the `k` nearest of `among` (None: of all), and their vectors."""
+        if among is not None and len(among) <= FEW:
+            return sqlite.vectors_of(self._sql, among.tolist(), self.identity.dim)
+        n = candidates.enough(k)
+        wanted = k if among is None else n
+        while True:
+            keys = candidates.search(vector, n)
+            if among is not None:
+                keys = keys[_contains(among, keys)]
+            found = sqlite.vectors_of(self._sql, keys.tolist(), self.identity.dim)
+            if len(found[0]) >= wanted or n >= candidates.rows:
+                return found
+            n *= 4  # many of the nearest have been removed, or are in other documents
+
+    def search_words(self, query: Terms, k: int, *, field: Field = "words", within: Within = None) -> Ranking:
         _, words = self._refresh()
-        keys, scores = words.search(query.of(field), k, field=field)
-        query_keys = f"SELECT key FROM chunks WHERE key {AMONG}"
-        found = self._sql.execute(query_keys, (json.dumps(keys.tolist()),)).fetchall()
-        there = np.isin(keys, np.array([key for (key,) in found], np.int64))
-        return Ranking(keys[there], scores[there])
+        among, n = self._keys_within(within), k
+        few = among if among is not None and len(among) <= FEW else None
+        while True:
+            keys, scores = words.search(query.of(field), n, field=field, among=few)
+            there = _contains(self._existing(keys) if among is None else among, keys)
+            if among is None or few is not None or there.sum() >= k or len(keys) < n:
+                return Ranking(keys[there][:k], scores[there][:k])
+            n *= 4  # many of the best are in other documents
+
+    def _existing(self, keys: Keys) -> Keys:
+        """Those of the keys that have a chunk, sorted."""
+        query = f"SELECT key FROM chunks WHERE key {AMONG} ORDER BY key"
+        return _keys(self._sql.execute(query, (json.dumps(keys.tolist()),)))
+
+    def _keys_within(self, within: Within) -> Keys | None:
+        """The keys of all chunks of these documents, sorted; None if the search is not limited."""
+        if within is None:
+            return None
+        state = self._one("PRAGMA data_version"), within
+        with self._lock:
+            if self._within is None or self._within[0] != state:
+                query = (
+                    "SELECT c.key FROM documents d JOIN chunks c ON c.document = d.key"
+                    f" WHERE d.id {AMONG} ORDER BY c.key"
+                )
+                keys = _keys(self._sql.execute(query, (json.dumps(within),)))
+                self._within = state, keys
+            return self._within[1]
 
     def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
         return self._refresh()[1].doc_freq(terms, field=field)
@@ -349,6 +386,17 @@ class LocalStore(AbstractContextManager["LocalStore"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _keys(rows: Iterable[tuple[int]]) -> Keys:
+    return np.fromiter((key for (key,) in rows), np.int64)
+
+
+def _contains(among: Keys, keys: Keys) -> NDArray[np.bool_]:
+    """Whether each of the keys is in the sorted `among`."""
+    if not len(among):
+        return np.zeros(len(keys), bool)
+    return among[np.searchsorted(among, keys).clip(max=len(among) - 1)] == keys
 
 
 def _chunk(row: tuple) -> tuple[int, Chunk]:

@@ -67,6 +67,10 @@ class Change(Protocol):
         ...
 
 
+Within = tuple[str, ...] | None
+"""The ids of the documents that a search is limited to; None: all documents."""
+
+
 class Store(AbstractContextManager["Store"], Protocol):
     """A knowledge base. Every reading method is independent and sees the newest complete change.
     A key belongs to one chunk for ever; no other chunk gets it, even after that one is removed."""
@@ -92,12 +96,12 @@ class Store(AbstractContextManager["Store"], Protocol):
         """Vectors (dim,) of the texts that are already in the store, by `Chunk.digest`."""
         ...
 
-    def search_dense(self, vector: Vectors, k: int) -> Ranking:
+    def search_dense(self, vector: Vectors, k: int, *, within: Within = None) -> Ranking:
         """The `k` chunks with the highest dot product with `vector` (dim,), which is the score: the
         cosine if `vector` has unit length. Only chunks with a positive score are returned."""
         ...
 
-    def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
+    def search_words(self, query: Terms, k: int, *, field: Field = "words", within: Within = None) -> Ranking:
         """The `k` best chunks by BM25 over words, or over character bigrams; no score is 0."""
         ...
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, terms
@@ -78,15 +79,24 @@ class Words:
     def doc_freq(self, terms: Sequence[str], *, field: Field) -> list[int]:
         return [self._searcher.doc_freq(field, term) for term in terms]
 
-    def search(self, query: Sequence[str], k: int, *, field: Field) -> Ranking:
-        """The best chunks for the terms `query` by BM25 (k1 1.2, b .75, Tantivy's)."""
+    def search(
+        self, query: Sequence[str], k: int, *, field: Field, among: NDArray[np.int64] | None = None
+    ) -> Ranking:
+        """The best chunks for the terms `query` by BM25 (k1 1.2, b .75, Tantivy's); `among`: only those
+        with these keys."""
         import tantivy
 
         searcher = self._searcher
         term_query, should = tantivy.Query.term_query, tantivy.Occur.Should
         terms = self._affordable(query, field)
         clauses = [(should, term_query(self._schema, field, term, "freq")) for term in terms]
-        hits = searcher.search(tantivy.Query.boolean_query(clauses), k, count=False).hits
+        matching = tantivy.Query.boolean_query(clauses)
+        if among is not None:
+            keys_only = tantivy.Query.term_set_query(self._schema, "key", among.tolist())
+            unscored = tantivy.Query.const_score_query(keys_only, 0.0)
+            must = tantivy.Occur.Must
+            matching = tantivy.Query.boolean_query([(must, unscored), (must, matching)])
+        hits = searcher.search(matching, k, count=False).hits
         keys = searcher.fast_field_values("key", [address for _, address in hits])
         return Ranking(np.array(keys, np.int64), np.array([score for score, _ in hits], np.float32))
 

@@ -1,7 +1,8 @@
 """`rag ask`, `rag chat` and `rag search`: questions to a knowledge base."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,17 @@ from rag.cli.console import (
     out_piece,
     say,
 )
-from rag.cli.options import JSON, KB, ModelOptions, argument, cache_home, existing_kb, option, with_options
+from rag.cli.options import (
+    JSON,
+    KB,
+    ModelOptions,
+    ScopeOptions,
+    argument,
+    cache_home,
+    existing_kb,
+    option,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from rag.config import Config
@@ -44,12 +55,13 @@ def ask(
     as_markdown: bool = option("--markdown", "Print Markdown with quotes.", default=False),
     quiet: bool = option("--quiet -q", "Print only the answer.", default=False),
     *,
+    scope: ScopeOptions,
     model: ModelOptions,
 ) -> None:
     from rag import render
 
     text = _question(question)
-    with _pipeline(kb, model) as pipeline:
+    with _pipeline(kb, model, scope) as pipeline:
         if as_json:
             out_json(render.record(pipeline.ask(text)))
         elif as_markdown:
@@ -59,9 +71,9 @@ def ask(
 
 
 @with_options("Ask one question after the other; a follow-up may refer to earlier ones.")
-def chat(kb: str = KB, *, model: ModelOptions) -> None:
+def chat(kb: str = KB, *, scope: ScopeOptions, model: ModelOptions) -> None:
     history: list[Message] = []
-    with _pipeline(kb, model) as pipeline:
+    with _pipeline(kb, model, scope) as pipeline:
         out_message(COMMANDS)
         while (question := _line()) is not None:
             command = question.lower().lstrip("/:\\").strip()
@@ -85,11 +97,13 @@ def search(
     kb: str = KB,
     limit: int = option("--limit -n", "Number of passages.", default=5, least=1, most=100),
     as_json: bool = JSON,
+    *,
+    scope: ScopeOptions,
 ) -> None:
     from rag.render import hit_line, hit_record
 
     text = _question(question)
-    with _pipeline(kb, ModelOptions(model="")) as pipeline:
+    with _pipeline(kb, ModelOptions(model=""), scope) as pipeline:
         hits = pipeline.retrieve(text, limit=limit).hits
     if as_json:
         out_json({"question": text, "hits": [hit_record(hit) for hit in hits]})
@@ -100,13 +114,15 @@ def search(
         out_message("Nothing found.")
 
 
-def _pipeline(kb: str, model: ModelOptions) -> "Pipeline":
+@contextmanager
+def _pipeline(kb: str, model: ModelOptions, documents: ScopeOptions) -> "Iterator[Pipeline]":
     """The pipeline, with the language model of the options, or else of the settings."""
     from rag.load import open_pipeline
 
-    config = with_model(existing_kb(kb), model)
+    scope, config = documents.scope, with_model(existing_kb(kb), model)
     generator = open_generator(config.generate)
-    return open_pipeline(config, cache=cache_home(), say=say, generator=generator)
+    with open_pipeline(config, cache=cache_home(), say=say, generator=generator) as pipeline:
+        yield pipeline.scoped(scope)
 
 
 def with_model(config: "Config", model: ModelOptions) -> "Config":

@@ -26,6 +26,7 @@ from ingest.i18n import Translatable
 
 if TYPE_CHECKING:
     from rag.config import Config, Place
+    from rag.scope import Scope
 
 INFO, HELP, TYPED, READ = "info", "help", "typed", "read"
 """Keys of a field's metadata: typer's description, which lacks the help, the help in English, the
@@ -116,6 +117,27 @@ class ModelOptions:
     def values(self) -> dict[str, Any]:
         """The fields of `GenerateOptions` that are not None."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScopeOptions:
+    """The documents that are asked; without options: all of the knowledge base."""
+
+    places: tuple[str, ...] = option(
+        "--in PATTERN", "Ask only this file or folder, or those that match: '2024/*.pdf'. Can be repeated.",
+        default=(),
+    )  # fmt: skip
+    formats: tuple[str, ...] = option(
+        "--format EXT", "Ask only files of this format: pdf. Can be repeated.", default=()
+    )
+    since: str = option("--since DATE", "Ask only documents from this day, month or year on.", default="")
+    until: str = option("--until DATE", "Ask only documents up to this day, month or year.", default="")
+
+    @property
+    def scope(self) -> "Scope":
+        from rag.scope import Scope
+
+        return Scope(**vars(self))
 
 
 def with_options(text: LiteralString) -> Callable[[Callable[..., None]], Callable[..., None]]:

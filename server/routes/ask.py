@@ -56,7 +56,8 @@ async def search(body: schemas.SearchRequest, context: Context) -> schemas.Searc
     """The passages nearest to a question, best first."""
     context.require("read", body.knowledge_base)
     search = context.state.answerer.search
-    return await search(body.question, body.knowledge_base, body.limit, context.who, context.say)
+    scope = body.scope.value()
+    return await search(body.question, body.knowledge_base, scope, body.limit, context.who, context.say)
 
 
 @router.post("/ask", response_model=schemas.AnswerResponse, responses=STREAM_RESPONSE | responses(502, 503))
@@ -66,7 +67,7 @@ async def ask(body: schemas.AskRequest, request: Request, context: Context):
     sampling = {"max_new_tokens", "temperature", "top_p", "seed"}
     overrides = body.model_dump(include=sampling, exclude_none=True)
     history = tuple(Message(turn.role, turn.content) for turn in body.history)
-    question = UserQuestion(body.question, body.knowledge_base, history, overrides)
+    question = UserQuestion(body.question, body.knowledge_base, history, overrides, scope=body.scope.value())
     if body.stream or "text/event-stream" in request.headers.get("accept", ""):
         return EventStreamResponse(_encode(await start(question, context), context.say))
     return await context.state.answerer.answer(question, context.who, context.say)

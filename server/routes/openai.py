@@ -70,6 +70,7 @@ class ChatRequest(LenientRequest):
     model: str = Field(min_length=1, max_length=200, examples=["laws"])
     """A knowledge base; ignored if `knowledge_base` names one."""
     knowledge_base: schemas.BaseName | None = None
+    scope: schemas.ScopeRequest = schemas.ScopeRequest()
     messages: list[ChatMessage] = Field(min_length=1, max_length=200)
     """At least one of the user; the last one is the question."""
     stream: bool = False
@@ -221,7 +222,8 @@ def _question(body: ChatRequest) -> UserQuestion:
     overrides = {name: value for name, value in overrides.items() if value is not None}
     turns = tuple(_turn(each) for each in history if each.text)
     logprobs = bool(body.logprobs or body.top_logprobs)
-    return UserQuestion(last.text, base, turns, overrides, system.strip(), most or 0, logprobs)
+    scope = body.scope.value()
+    return UserQuestion(last.text, base, turns, overrides, system.strip(), most or 0, logprobs, scope)
 
 
 def annotations(answer: schemas.AnswerResponse) -> list[Body]:

@@ -28,7 +28,7 @@ from ingest.store.milvus.client import (
     tokens,
 )
 from ingest.store.milvus.transaction import MARK, SEQUENCE, MilvusChange, clear, left_behind
-from ingest.store.protocol import UNIT, Identity, Info, Ranking, Vectors, check_identity
+from ingest.store.protocol import UNIT, Identity, Info, Ranking, Vectors, Within, check_identity
 from ingest.types import Chunk, Document, ParseReport, Passage
 
 HEAD = ("kind", "id", "source", "title", "digest", "value", "length")
@@ -75,15 +75,15 @@ class MilvusStore(AbstractContextManager["MilvusStore"]):
         self._tables.compact()
         self._statistics.clear()
 
-    def search_dense(self, vector: Vectors, k: int) -> Ranking:
-        row = vector.tolist()
-        return self._ranking(lambda n: self._tables.nearest(row, n, ["document", "name"]), k)
+    def search_dense(self, vector: Vectors, k: int, *, within: Within = None) -> Ranking:
+        row, where = vector.tolist(), _among(within)
+        return self._ranking(lambda n: self._tables.nearest(row, n, ["document", "name"], where), k)
 
-    def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
-        text = query_text(query.text, field)
+    def search_words(self, query: Terms, k: int, *, field: Field = "words", within: Within = None) -> Ranking:
+        text, where = query_text(query.text, field), _among(within)
 
         def search(n: int) -> list[Row]:
-            return self._tables.matching(field, [text], n, ["document", "name"])[0] if text else []
+            return self._tables.matching(field, [text], n, ["document", "name"], where)[0] if text else []
 
         return self._ranking(search, k)
 
@@ -269,6 +269,11 @@ class MilvusStore(AbstractContextManager["MilvusStore"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _among(within: Within) -> str:
+    """The condition that a row belongs to one of these documents; "" for all."""
+    return "" if within is None else f"document in {json.dumps(within)}"
 
 
 def _doc_freq(hit: Row, text: str, field: Field, count: int, mean: float) -> int:

@@ -11,9 +11,9 @@ import pytest
 
 from ingest.errors import Busy, UserError
 from ingest.normalize import terms
-from ingest.store import LocalStore, open_store
+from ingest.store import LocalStore, Ranking, local, open_store
 from ingest.types import DocumentPart
-from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors, put
+from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors, put, with_codes
 from tests.ingest.store.writer import check
 
 
@@ -107,3 +107,25 @@ def put_large(kb: Path, source: str, texts: int) -> int:
         change.put(document)
         change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
     return texts
+
+
+def test_many_documents_are_searched_as_few_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By comparing each chunk if these are few, otherwise by a longer search of all."""
+    path = with_codes(tmp_path / "kb", monkeypatch)
+    with open_store(path) as store:
+        texts = [[f"contracts of {n}", f"rivers of {n}"] for n in range(9)]
+        wanted = tuple(put(store, f"{n}.txt", each)[0].document for n, each in enumerate(texts))
+        question, vector = terms("sentence contracts rivers"), store.vectors([store.sample(9)[-1]])[0]
+
+        def both() -> tuple[Ranking, Ranking]:
+            dense = store.search_dense(vector, 5, within=wanted)
+            return dense, store.search_words(question, 5, within=wanted)
+
+        few = both()
+        monkeypatch.setattr(local, "FEW", 3)
+        for first, second in zip(few, both(), strict=True):
+            assert first.scores.tolist() == pytest.approx(second.scores.tolist())
+            assert {chunk.document for chunk in store.chunks(second.keys).values()} <= set(wanted)
+        put(store, "0.txt", ["rivers again"])
+        left = store.chunks(store.search_dense(vector, 99, within=wanted).keys).values()
+        assert wanted[0] not in {chunk.document for chunk in left}

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.errors import Mismatch, UserError
-from ingest.normalize import terms
+from ingest.normalize import FIELDS, terms
 from ingest.store import Identity, MilvusAddress, Store, open_store
 from ingest.types import Chunk, DocumentPart
 from rag.retrieve import idf
@@ -126,6 +126,30 @@ def test_words_are_found_in_either_script(store: Store) -> None:
         assert by_words(store, nothing, "bigrams") == []
     assert store.doc_freq(["weather", "xyzzy"]) == [1, 0]
     assert store.doc_freq([]) == []
+
+
+def test_a_search_within_documents_is_that_of_a_store_with_only_these(places: Callable[[], Place]) -> None:
+    """As exact as a search without the others: not the best of all, of which few are in scope."""
+    texts = {f"{name}.txt": [f"{name} contract number {n} of many" for n in range(30)] for name in "abcd"}
+    with open_store(places(), create=EMBEDDER) as store, open_store(places(), create=EMBEDDER) as only:
+        chunks = {source: put(store, source, text) for source, text in texts.items()}
+        for source in ("b.txt", "d.txt"):
+            put(only, source, texts[source])
+        wanted = (chunks["b.txt"][0].document, chunks["d.txt"][0].document)
+        for vector in new_vectors([group[3] for group in chunks.values()]):
+            expected, found = only.search_dense(vector, 9), store.search_dense(vector, 9, within=wanted)
+            assert found.scores.tolist() == pytest.approx(expected.scores.tolist())
+            assert {c.document for c in store.chunks(found.keys).values()} <= set(wanted)
+        for field in FIELDS:
+            found = store.search_words(terms("contract many b d"), 100, field=field, within=wanted)
+            assert {c.document for c in store.chunks(found.keys).values()} == set(wanted)
+            assert (np.diff(found.scores) <= 0).all()
+            assert len(found.keys) == len(
+                only.search_words(terms("contract many b d"), 100, field=field).keys
+            )
+        for none in ((), ("gone",)):
+            assert not len(store.search_dense(vector, 9, within=none).keys)
+            assert not len(store.search_words(terms("contract"), 9, within=none).keys)
 
 
 def test_document_frequencies_are_estimated(store: Store) -> None:
