@@ -21,29 +21,36 @@ from ingest.store import Identity, LocalStore, open_store
 from ingest.types import Vectors
 
 K = 100  # a leg
+SHARES = (0.0, 0.001, 0.01, 0.1, 0.5)  # of the documents, in scope
 
 
-def exact_top(store: LocalStore, queries: Vectors, k: int) -> list[set[int]]:
-    """The keys of the `k` nearest of all the vectors in the truth, a set a query."""
+def exact_top(
+    store: LocalStore, queries: Vectors, k: int, within: tuple[str, ...] | None = None
+) -> list[set[int]]:
+    """The keys of the `k` nearest of all the vectors in the truth, or of those in scope, a set a query."""
     from ingest.store.sqlite import vectors_after
 
     best = np.full((len(queries), k), -np.inf, np.float32)
     keys = np.zeros((len(queries), k), np.int64)
+    subset = store._subset(within)
     for found, stored in vectors_after(store._sql, 0, DIM):
+        if subset:
+            there = np.isin(found, subset.keys)
+            found, stored = found[there], stored[there]
         scores = np.concatenate([best, queries @ stored.T], axis=1)
         named = np.concatenate([keys, np.broadcast_to(found, (len(queries), len(found)))], axis=1)
-        top = np.argpartition(-scores, k, axis=1)[:, :k]
+        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         best, keys = np.take_along_axis(scores, top, 1), np.take_along_axis(named, top, 1)
     return [set(row.tolist()) for row in keys]
 
 
-def hybrid(store: LocalStore, vector: Vectors, text: str) -> None:
+def hybrid(store: LocalStore, vector: Vectors, text: str, within: tuple[str, ...] | None = None) -> None:
     """What retrieval needs of a question: both legs, and the cosine of every hit.
 
     One after the other: in two threads the interpreter's lock costs more than the second core wins.
     """
-    dense = store.search_dense(vector, K)
-    words = store.search_words(terms(text), K)
+    dense = store.search_dense(vector, K, within=within)
+    words = store.search_words(terms(text), K, within=within)
     store.vectors(np.union1d(dense.keys, words.keys))
 
 
@@ -71,6 +78,24 @@ def measure(path: Path, synthetic: Synthetic, count: int) -> Iterator[tuple[str,
             found = [set(store.search_dense(query, k).keys[:10].tolist()) for query in queries]
             recall = np.mean([len(a & b) / 10 for a, b in zip(nearest, found, strict=True)])
             yield f"recall@10 of the dense leg at k={k}", f"{recall:.4f}"
+        ids = np.array([document.id for document in store.documents()])
+        for share in SHARES:
+            within = tuple(ids[rng.permutation(len(ids))[: max(1, round(share * len(ids)))]].tolist())
+            subset = store._subset(within)
+            assert subset
+            size = len(subset.keys)
+            hybrid(store, queries[0], texts[0], within)  # the keys of a scope are read once
+            spent = [
+                timed(lambda i, within=within: hybrid(store, queries[i], texts[i], within), i)
+                for i in range(count)
+            ]
+            p50, p95 = np.percentile(spent, [50, 95]) * 1e3
+            nearest = exact_top(store, queries, min(10, size), within)
+            found = [
+                set(store.search_dense(query, 10, within=within).keys[:10].tolist()) for query in queries
+            ]
+            recall = np.mean([len(a & b) / len(a) for a, b in zip(nearest, found, strict=True)])
+            yield f"within {size:,} chunks, p50 / p95, recall@10", f"{p50:.1f} / {p95:.1f} ms, {recall:.4f}"
         spent = [timed(lambda i: add_one(store, synthetic, i), i) for i in range(5)]
         yield (
             "add one document until it is found, median / worst of 5",
@@ -85,7 +110,7 @@ def add_one(store: LocalStore, synthetic: Synthetic, number: int) -> None:
     add(store, [text], vectors)
     (chunk,) = store.chunks(store.search_dense(vectors[3], 1).keys).values()
     assert chunk == text.chunks[3]
-    assert len(store.search_words(chunk.text, 1).keys)
+    assert len(store.search_words(terms(chunk.text), 1).keys)
 
 
 def timed(run: Callable[[int], object], argument: int) -> float:

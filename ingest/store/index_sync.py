@@ -59,9 +59,9 @@ def repair_words(path: Path, sql: sqlite3.Connection, words: Words | None) -> Wo
         with words.writer() as writer:
             for (key,) in sql.execute("SELECT key FROM removed WHERE seq > ?", (before.seq,)):
                 writer.remove(key)
-            for key, text in sqlite.texts_after(sql, before.last):
+            for key, document, text in sqlite.texts_after(sql, before.last):
                 writer.remove(key)
-                writer.add(key, text)
+                writer.add(key, document, text)
             writer.commit(now)
     except UserError:  # the index can be read, but no longer written
         return rebuild_words(path, sql)
@@ -72,8 +72,8 @@ def build_words(folder: Path, sql: sqlite3.Connection) -> Words:
     """A word index in a new folder."""
     words = Words(folder, create=True)
     with words.writer() as writer:
-        for key, text in sqlite.texts_after(sql, 0):
-            writer.add(key, text)
+        for row in sqlite.texts_after(sql, 0):
+            writer.add(*row)
         writer.commit(sqlite.covered(sql))
     return words
 

@@ -5,8 +5,9 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from ingest.store.vector_index import Candidates, Keys, stack
 from ingest.store.word_index import Words, WordWriter
 from ingest.types import Chunk, Document, DocumentPart, ParseReport, Passage
 
-FEW = 5_000  # of this many chunks of a scope, each is compared
 CHUNKS = (
     "SELECT c.key, d.id, d.source, d.title, c.places, c.context, c.start, c.end, p.text,"
     " p.start, p.end FROM chunks c JOIN passages p ON p.key = c.passage"
@@ -123,10 +123,35 @@ class LocalChange:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (document, row[0], *own),
         )
-        self._words.add(cursor.lastrowid or 0, chunk.indexed)
+        self._words.add(cursor.lastrowid or 0, document, chunk.indexed)
 
     def set_meta(self, name: str, value: object) -> None:
         sqlite.set_meta(self._sql, name, value)
+
+
+FEW = 20_000  # chunks of a subset whose vectors are kept in memory, each of them compared
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """The chunks of some documents."""
+
+    documents: list[int]  # keys
+    keys: Keys  # of the chunks, sorted
+    vectors: Vectors | None  # None if they are more than FEW
+
+    @classmethod
+    def of(cls, sql: sqlite3.Connection, within: tuple[str, ...], dim: int) -> "Subset":
+        ids = json.dumps(within)
+        documents = [key for (key,) in sql.execute(f"SELECT key FROM documents WHERE id {AMONG}", (ids,))]
+        query = f"SELECT key FROM chunks WHERE document {AMONG} ORDER BY key"
+        found = [key for (key,) in sql.execute(query, (json.dumps(documents),))]
+        vectors = sqlite.vectors_of(sql, found, dim)[1] if len(found) <= FEW else None
+        return cls(documents, np.array(found, np.int64), vectors)
+
+    def contains(self, keys: Keys) -> NDArray[np.bool_]:
+        """Whether each of the keys is one of the chunks."""
+        return self.keys[np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)] == keys
 
 
 class LocalStore(AbstractContextManager["LocalStore"]):
@@ -142,7 +167,7 @@ class LocalStore(AbstractContextManager["LocalStore"]):
         self._words = index_sync.open_words(path)
         self._candidates: Candidates | None = None
         self._version = -1  # SQLite's data version that both indexes cover
-        self._within: tuple[object, Keys] | None = None  # the keys of the last scope, by its state
+        self._last_subset: tuple[object, Subset] | None = None  # with the state that it is of
 
     @contextmanager
     def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[LocalChange]:
@@ -221,24 +246,24 @@ class LocalStore(AbstractContextManager["LocalStore"]):
     def search_dense(self, vector: Vectors, k: int, *, within: Within = None) -> Ranking:
         with self._lock:
             candidates, _ = self._refresh()
-            found, stored = self._nearest(candidates, vector, k, self._keys_within(within))
+            found, stored = self._nearest(candidates, vector, k, self._subset(within))
         scores = stored @ vector
         best = np.argsort(-scores, kind="stable")[:k]
         best = best[scores[best] > 0]
         return Ranking(found[best], scores[best])
 
     def _nearest(
-        self, candidates: Candidates, vector: Vectors, k: int, among: Keys | None
+        self, candidates: Candidates, vector: Vectors, k: int, subset: "Subset | None"
     ) -> tuple[Keys, Vectors]:
-        """The keys of chunks that may be the `k` nearest of `among` (None: of all), and their vectors."""
-        if among is not None and len(among) <= FEW:
-            return sqlite.vectors_of(self._sql, among.tolist(), self.identity.dim)
+        """The keys of chunks that may be the `k` nearest, and their vectors."""
+        if subset and subset.vectors is not None:
+            return subset.keys, subset.vectors
         n = candidates.enough(k)
-        wanted = k if among is None else n
+        wanted = n if subset else k
         while True:
             keys = candidates.search(vector, n)
-            if among is not None:
-                keys = keys[_contains(among, keys)]
+            if subset:
+                keys = keys[subset.contains(keys)]
             found = sqlite.vectors_of(self._sql, keys.tolist(), self.identity.dim)
             if len(found[0]) >= wanted or n >= candidates.rows:
                 return found
@@ -246,34 +271,23 @@ class LocalStore(AbstractContextManager["LocalStore"]):
 
     def search_words(self, query: Terms, k: int, *, field: Field = "words", within: Within = None) -> Ranking:
         _, words = self._refresh()
-        among, n = self._keys_within(within), k
-        few = among if among is not None and len(among) <= FEW else None
-        while True:
-            keys, scores = words.search(query.of(field), n, field=field, among=few)
-            there = _contains(self._existing(keys) if among is None else among, keys)
-            if among is None or few is not None or there.sum() >= k or len(keys) < n:
-                return Ranking(keys[there][:k], scores[there][:k])
-            n *= 4  # many of the best are in other documents
+        subset = self._subset(within)
+        documents = subset.documents if subset else None
+        keys, scores = words.search(query.of(field), k, field=field, documents=documents)
+        query_keys = f"SELECT key FROM chunks WHERE key {AMONG}"
+        found = self._sql.execute(query_keys, (json.dumps(keys.tolist()),)).fetchall()
+        there = np.isin(keys, np.array([key for (key,) in found], np.int64))
+        return Ranking(keys[there], scores[there])
 
-    def _existing(self, keys: Keys) -> Keys:
-        """Those of the keys that have a chunk, sorted."""
-        query = f"SELECT key FROM chunks WHERE key {AMONG} ORDER BY key"
-        return _keys(self._sql.execute(query, (json.dumps(keys.tolist()),)))
-
-    def _keys_within(self, within: Within) -> Keys | None:
-        """The keys of all chunks of these documents, sorted; None if the search is not limited."""
+    def _subset(self, within: Within) -> "Subset | None":
+        """What a search within these documents needs; that of the last search is kept."""
         if within is None:
             return None
-        state = self._one("PRAGMA data_version"), within
         with self._lock:
-            if self._within is None or self._within[0] != state:
-                query = (
-                    "SELECT c.key FROM documents d JOIN chunks c ON c.document = d.key"
-                    f" WHERE d.id {AMONG} ORDER BY c.key"
-                )
-                keys = _keys(self._sql.execute(query, (json.dumps(within),)))
-                self._within = state, keys
-            return self._within[1]
+            state = self._one("PRAGMA data_version"), within
+            if self._last_subset is None or self._last_subset[0] != state:
+                self._last_subset = state, Subset.of(self._sql, within, self.identity.dim)
+            return self._last_subset[1]
 
     def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
         return self._refresh()[1].doc_freq(terms, field=field)
@@ -386,17 +400,6 @@ class LocalStore(AbstractContextManager["LocalStore"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _keys(rows: Iterable[tuple[int]]) -> Keys:
-    return np.fromiter((key for (key,) in rows), np.int64)
-
-
-def _contains(among: Keys, keys: Keys) -> NDArray[np.bool_]:
-    """Whether each of the keys is in the sorted `among`."""
-    if not len(among):
-        return np.zeros(len(keys), bool)
-    return among[np.searchsorted(among, keys).clip(max=len(among) - 1)] == keys
 
 
 def _chunk(row: tuple) -> tuple[int, Chunk]:

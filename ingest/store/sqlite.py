@@ -135,16 +135,16 @@ def _keys_and_vectors(rows: list[tuple[int, bytes]], dim: int) -> tuple[Keys, Ve
     return keys, stack((vector for _, vector in rows), dim)
 
 
-def texts_after(connection: sqlite3.Connection, last: int) -> Iterator[tuple[int, str]]:
-    """(key, indexed text) of chunks with keys above `last`, by growing key."""
+def texts_after(connection: sqlite3.Connection, last: int) -> Iterator[tuple[int, int, str]]:
+    """(key, document's key, indexed text) of chunks with keys above `last`, by growing key."""
     cursor = connection.execute(
-        "SELECT c.key, c.context, c.start - p.start, c.end - p.start, p.text"
+        "SELECT c.key, c.document, c.context, c.start - p.start, c.end - p.start, p.text"
         " FROM chunks c JOIN passages p ON p.key = c.passage WHERE c.key > ? ORDER BY c.key",
         (last,),
     )
-    for key, context, start, end, text in cursor:
+    for key, document, context, start, end, text in cursor:
         piece = text[start:end]
-        yield key, f"{context}\n{piece}" if context else piece
+        yield key, document, f"{context}\n{piece}" if context else piece
 
 
 def count(connection: sqlite3.Connection, table: str) -> int:

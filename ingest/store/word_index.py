@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, terms
@@ -46,6 +45,7 @@ class Words:
 
         builder = tantivy.SchemaBuilder()
         builder.add_integer_field("key", indexed=True, fast=True)
+        builder.add_integer_field("document", indexed=True)
         for name in FIELDS:
             builder.add_text_field(name, tokenizer_name="spaces", index_option="freq")
         self.path = path
@@ -69,6 +69,7 @@ class Words:
     def reload(self) -> None:
         self._index.reload()
         self._searcher = self._index.searcher()
+        self._searcher.doc_freq("document", 0)  # ValueError: earlier versions had no such field
         mark = self.path / MARK
         self.covered = Covered(*json.loads(mark.read_bytes())) if mark.exists() else Covered()
 
@@ -80,10 +81,10 @@ class Words:
         return [self._searcher.doc_freq(field, term) for term in terms]
 
     def search(
-        self, query: Sequence[str], k: int, *, field: Field, among: NDArray[np.int64] | None = None
+        self, query: Sequence[str], k: int, *, field: Field, documents: Sequence[int] | None = None
     ) -> Ranking:
-        """The best chunks for the terms `query` by BM25 (k1 1.2, b .75, Tantivy's); `among`: only those
-        with these keys."""
+        """The best chunks, of all or of the documents with these keys, for the terms `query` by BM25 (k1 1.2,
+        b .75, Tantivy's)."""
         import tantivy
 
         searcher = self._searcher
@@ -91,9 +92,9 @@ class Words:
         terms = self._affordable(query, field)
         clauses = [(should, term_query(self._schema, field, term, "freq")) for term in terms]
         matching = tantivy.Query.boolean_query(clauses)
-        if among is not None:
-            keys_only = tantivy.Query.term_set_query(self._schema, "key", among.tolist())
-            unscored = tantivy.Query.const_score_query(keys_only, 0.0)
+        if documents is not None:
+            theirs = tantivy.Query.term_set_query(self._schema, "document", documents)
+            unscored = tantivy.Query.const_score_query(theirs, 0.0)
             must = tantivy.Occur.Must
             matching = tantivy.Query.boolean_query([(must, unscored), (must, matching)])
         hits = searcher.search(matching, k, count=False).hits
@@ -140,13 +141,13 @@ class WordWriter:
         self._path, self._writer = path, writer
         self._committed = False
 
-    def add(self, key: int, indexed: str) -> None:
+    def add(self, key: int, document: int, indexed: str) -> None:
         import tantivy
 
         cut = terms(indexed)
         row = {field: " ".join(cut.of(field)) for field in FIELDS}
         with failures_named(self._path):
-            self._writer.add_document(tantivy.Document(key=key, **row))
+            self._writer.add_document(tantivy.Document(key=key, document=document, **row))
 
     def remove(self, key: int) -> None:
         with failures_named(self._path):
