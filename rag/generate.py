@@ -148,10 +148,14 @@ def load(
     if options.served:
         return reach(options, note=note)
     from rag.chatglm.generator import open_generator  # loads torch and transformers
-    from rag.chatglm.hub import fetch
 
+    folder = Path(options.model).expanduser()
+    if not (folder / "config.json").is_file():
+        from rag.chatglm.hub import fetch
+
+        folder = fetch(options.model, cache=cache)
     return open_generator(
-        fetch(options.model, cache=cache),
+        folder,
         quant=options.quant,
         adapter=Path(options.adapter) if options.adapter else None,
         progress=progress,

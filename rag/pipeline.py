@@ -254,9 +254,9 @@ class Pipeline:
             finish_reason=reason,
         )
 
-    def scoped(self, scope: Scope) -> "Pipeline":
+    def scoped(self, scope: Scope | None) -> "Pipeline":
         """The same pipeline for the documents in scope. Raises `UserError` if there are none."""
-        return replace(self, within=scope.within(self.store))
+        return replace(self, within=scope.within(self.store)) if scope else self
 
     def observed(self, observe: Observer) -> "Pipeline":
         """The same pipeline with another observer."""

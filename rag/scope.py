@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import PurePosixPath
 
 from ingest.errors import UserError
-from ingest.store import Store, Within
+from ingest.store import Store
 from ingest.types import Document
 
 _DATE = re.compile(
@@ -47,13 +47,11 @@ class Scope:
     def _range(self) -> Period:
         return _days(self.since)[0] if self.since else "0", _days(self.until)[1] if self.until else "9"
 
-    def within(self, store: Store) -> Within:
-        """The ids of the documents in scope; None if the scope has no fields.
+    def within(self, store: Store) -> tuple[str, ...]:
+        """The ids of the documents in scope.
 
         Raises `UserError`, which names the nearest file or what there is, if no document is in scope.
         """
-        if self == Scope():
-            return None
         documents = list(store.documents())
         for place in self.places:
             if not any(_stands_in(document, place) for document in documents):

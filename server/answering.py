@@ -49,7 +49,7 @@ class UserQuestion:
     instruction: str = ""
     most_tokens: int = 0
     logprobs: bool = False
-    scope: Scope = Scope()
+    scope: Scope | None = None
 
     def sampling(self, pipeline: Pipeline) -> Sampling:
         return replace(pipeline.config.generate.sampling, **self.overrides)
@@ -99,7 +99,7 @@ class Answerer:
     remote_queue: FairQueue
 
     async def search(
-        self, question: str, base: str, scope: Scope, limit: int, who: Principal, say: Translator
+        self, question: str, base: str, scope: Scope | None, limit: int, who: Principal, say: Translator
     ) -> schemas.SearchResponse:
         """The best passages, even if they do not answer the question."""
 

@@ -272,8 +272,10 @@ class ScopeRequest(StrictRequest):
     """A day, month or year: `2024-05-31`, `2024-05`, `2024`."""
     until: str = Field(default="", max_length=10)
 
-    def value(self) -> Scope:
-        """Raises `UserError` for a date that is none."""
+    def value(self) -> Scope | None:
+        """None if no field is set. Raises `UserError` for a date that is none."""
+        if not (self.places or self.formats or self.since or self.until):
+            return None
         return Scope(tuple(self.places), tuple(self.formats), self.since, self.until)
 
 

@@ -36,3 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         shared = "tiny" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("tiny" if shared else str(item.path)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with files that are called as our packages. None of them may run."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("corpora", "finetune", "ingest", "rag", "server"):
+        code = f"open({str(here / 'ran')!r}, 'w').close(); raise SystemExit('the user’s {name}.py')"
+        (here / f"{name}.py").write_text(code, "utf-8")
+    monkeypatch.chdir(here)
+    yield here
+    assert not (here / "ran").exists()

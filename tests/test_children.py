@@ -6,17 +6,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from ingest.sandbox import Sandbox
-from tests.server.servers import has_ended, job_row, server_with_worker, upload, wait_for
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("corpora", "finetune", "ingest", "rag", "server")
 PLACES = {
     "ingest/ray_pipeline.py", "ingest/sandbox.py", "server/worker.py",
 }  # fmt: skip
-"""All modules that start a process. A new one needs a test below."""
+"""All modules that start a process. A new one needs a test below, or beside those of the server."""
 STARTERS = {"multiprocessing", "subprocess", "runpy", "ProcessPoolExecutor", "num_workers"}
 CALLS = {("ray", "init"), ("os", "fork"), ("os", "system"), ("os", "popen")}
 
@@ -70,31 +67,10 @@ def test_every_python_child_ignores_the_current_folder() -> None:
     assert used == safe == len(PLACES - {"ingest/ray_pipeline.py"})
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with files that are called as our packages. None of them may run."""
-    here = tmp_path / "here"
-    here.mkdir()
-    for name in NAMES:
-        code = f"open({str(here / 'ran')!r}, 'w').close(); raise SystemExit('the user’s {name}.py')"
-        (here / f"{name}.py").write_text(code, "utf-8")
-    monkeypatch.chdir(here)
-    yield here
-    assert not (here / "ran").exists()
-
-
 def test_the_parser_runs_ours(folder: Path) -> None:
     (folder / "a.txt").write_text("文字", "utf-8")
     with Sandbox(ocr=False) as sandbox:
         assert [each.text for each in sandbox.parse(Path("a.txt")).segments] == ["文字"]
-
-
-def test_the_servers_worker_runs_ours(folder: Path, tmp_path: Path) -> None:
-    with server_with_worker(tmp_path / "data") as (parts, supervisor):
-        job = upload(parts, {"a.txt": "第一条 试用期不得超过六个月。\n"})
-        wait_for(has_ended(parts, job), 90)
-        assert job_row(parts, job)["state"] == "done"
-        assert supervisor.alive()
 
 
 def test_workers_on_ray_import_ours(folder: Path) -> None:

@@ -93,19 +93,15 @@ def test_the_right_answer_with_the_right_citation(pipeline: Pipeline, name: str)
 
 
 def test_the_cited_number_is_where_the_passage_stood(pipeline: Pipeline) -> None:
-    """The passages turned round: the same answer, another number."""
-    name = next(iter(NUMBERS))
-    found = pipeline.retrieve(question(name))
     cited = set()
-    for hits, passages in ((found.hits, found.passages), (found.hits[::-1], found.passages[::-1])):
-        turned = replace(found, hits=hits, passages=passages)
-        assert pipeline.generator
-        *_, answer = pipeline.write(turned, pipeline.generator, sampling=GREEDY)
-        assert isinstance(answer, Answer)
+    for name in NUMBERS:
+        answer = pipeline.ask(question(name), sampling=GREEDY)
+        assert answer.prompt
         [citation] = answer.citations
         assert citation.quote == fact(name, NUMBERS[name])
+        assert citation.quote in answer.prompt.sources[citation.number - 1].passage.text
         cited.add(citation.number)
-    assert cited == {1, MOST}
+    assert len(cited) > 1
 
 
 def test_what_no_passage_says_the_model_refuses(pipeline: Pipeline) -> None:

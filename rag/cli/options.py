@@ -134,10 +134,10 @@ class ScopeOptions:
     until: str = option("--until DATE", "Ask only documents up to this day, month or year.", default="")
 
     @property
-    def scope(self) -> "Scope":
+    def scope(self) -> "Scope | None":
         from rag.scope import Scope
 
-        return Scope(**vars(self))
+        return Scope(**vars(self)) if any(vars(self).values()) else None
 
 
 def with_options(text: LiteralString) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -145,3 +145,11 @@ def test_a_job_of_a_deleted_base_fails_with_a_reason(tmp_path: Path) -> None:
         run_jobs(sample.state)
         failed = job_row(sample.state, job)
         assert (failed["state"], failed["error"]) == ("failed", "there is no knowledge base mine")
+
+
+def test_the_servers_worker_runs_ours(folder: Path, tmp_path: Path) -> None:
+    with server_with_worker(tmp_path / "data") as (parts, supervisor):
+        job = upload(parts, {"a.txt": "第一条 试用期不得超过六个月。\n"})
+        wait_for(has_ended(parts, job), 60)
+        assert job_row(parts, job)["state"] == "done"
+        assert supervisor.alive()
