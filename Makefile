@@ -18,7 +18,7 @@ demo: .venv/.demo
 	@echo "== to ask it more: . .venv/bin/activate; export XDG_DATA_HOME=$(XDG_DATA_HOME)"
 
 test: .venv/.test
-	@.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore tests/server
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/server
 	@.venv/bin/python -m pytest tests/server # alone: its worker runs only when nobody wants a core
 
 base: .venv/.test
