@@ -119,6 +119,37 @@ def test_search_returns_passages_best_first(sample: SampleServer) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_question_is_asked_of_the_documents_in_scope(sample: SampleServer) -> None:
+    everywhere = sample.ask(QUESTION)
+    name, other = everywhere["citations"][0]["name"], "poem.txt"
+    assert sample.ask(QUESTION, scope={"places": [name]})["answer"] == everywhere["answer"]
+    refused = sample.ask(QUESTION, scope={"places": [other]})
+    assert refused["refused"]
+    assert other in refused["answer"]
+    assert name in refused["answer"]  # where it is answered
+    body = {"question": QUESTION, "knowledge_base": "mine", "scope": {"places": [other]}}
+    hits = sample.client.post("/search", json=body).json()["hits"]
+    assert {hit["name"] for hit in hits} == {other}
+
+
+@pytest.mark.parametrize(
+    ("scope", "says"),
+    [
+        ({"places": ["none.pdf"]}, "no document is in none.pdf"),
+        ({"formats": ["xlsx"]}, "no document there is of the format xlsx"),
+        ({"since": "tomorrow"}, "'tomorrow' is no date"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_scope_without_documents_is_a_400(
+    sample: SampleServer, scope: dict, says: str, stream: bool
+) -> None:
+    body = {"question": QUESTION, "knowledge_base": "mine", "scope": scope, "stream": stream}
+    answer = sample.client.post("/ask", json=body)
+    assert answer.status_code == 400, answer.text
+    assert says in answer.json()["error"]["message"]
+
+
 def test_an_answer_can_be_traced(sample: SampleServer) -> None:
     answer = sample.ask(QUESTION)
     trace = sample.client.get(f"/traces/{answer['id']}").json()

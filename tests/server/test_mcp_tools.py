@@ -43,7 +43,7 @@ def test_the_tools_are_named_and_described(sample: SampleServer) -> None:
     assert set(found) == {"ask", "search", "list_knowledge_bases"}
     assert all(tool.description for tool in found.values())
     assert set(found["search"].input_schema["properties"]) == {
-        "question", "knowledge_base", "limit",
+        "question", "knowledge_base", "limit", "scope",
     }  # fmt: skip
     assert all(tool.annotations and tool.annotations.read_only_hint for tool in found.values())
 
@@ -54,6 +54,9 @@ def test_ask_and_search_return_the_same_as_the_api(sample: SampleServer) -> None
     assert not answer.is_error
     same = sample.ask(QUESTION)
     assert {**answer.structured_content, "id": ""} == {**same, "id": ""}
+    within = call(server, "ask", question=QUESTION, knowledge_base="mine", scope={"places": ["none.txt"]})
+    assert within.is_error
+    assert "no document is in none.txt" in within.content[0].text
     found = call(server, "search", question=QUESTION, knowledge_base="mine", limit=1)
     assert found.structured_content["hits"] == same["hits"][:1]
 

@@ -84,6 +84,9 @@ def test_the_knowledge_base_can_be_an_extra_field(client: openai.OpenAI) -> None
     completion = ask(client, model="gpt-4o", extra_body={"knowledge_base": "mine"})
     assert completion.model == "gpt-4o"
     assert "六个月" in (completion.choices[0].message.content or "")
+    scope = {"places": ["poem.txt"]}
+    refused = ask(client, model="mine", extra_body={"scope": scope})
+    assert "poem.txt" in (refused.choices[0].message.content or "")
 
 
 def test_content_parts_and_earlier_turns_are_accepted(client: openai.OpenAI) -> None:
