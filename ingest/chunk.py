@@ -198,7 +198,7 @@ class ChunkOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class SegmentContext:
     """Where a segment stands in its document."""
 
     document: Document
@@ -232,44 +232,44 @@ class Chunker:
         for segment in segments:
             places.extend(segment.marks, offset)
             found = tables(segment.text, header)
-            scope = Scope(document, offset, places, found)
-            passages = list(self._passages(scope, segment))
-            yield passages, [chunk for each in passages for chunk in self._chunks(scope, each)]
+            around = SegmentContext(document, offset, places, found)
+            passages = list(self._passages(around, segment))
+            yield passages, [chunk for each in passages for chunk in self._chunks(around, each)]
             offset += len(segment.text)
             header = found[-1].header if found and found[-1].end == len(segment.text) else ""
 
-    def _passages(self, scope: Scope, segment: Segment) -> Iterator[Passage]:
+    def _passages(self, around: SegmentContext, segment: Segment) -> Iterator[Passage]:
         limit, least = self.options.passage_tokens, self.options.chunk_tokens // 2
         headings = sorted(mark.start for mark in segment.marks if mark.kind == "heading")
         for a, b in _pack(*self._units(segment.text, limit), limit, headings, least):
-            start, end = scope.offset + a, scope.offset + b
-            label = scope.places.at(start)
-            yield Passage(scope.document.id, start, end, segment.text[a:b], label)
+            start, end = around.offset + a, around.offset + b
+            label = around.places.at(start)
+            yield Passage(around.document.id, start, end, segment.text[a:b], label)
 
-    def _chunks(self, scope: Scope, passage: Passage) -> Iterator[Chunk]:
+    def _chunks(self, around: SegmentContext, passage: Passage) -> Iterator[Chunk]:
         limit = min(self.options.chunk_tokens, self.window - self.options.context_tokens)
         units, sizes = self._units(passage.text, limit)
         share = -(-sum(sizes) // max(1, -(-sum(sizes) // limit)))  # even parts: no tiny last chunk
         for start, end in _pack(units, sizes, min(limit, share + max(sizes) // 2)):
-            yield from self._fit(scope, passage, start, end)
+            yield from self._fit(around, passage, start, end)
 
-    def _fit(self, scope: Scope, passage: Passage, start: int, end: int) -> Iterator[Chunk]:
+    def _fit(self, around: SegmentContext, passage: Passage, start: int, end: int) -> Iterator[Chunk]:
         """The chunk of a span, or several if joined units need more tokens than each alone."""
         text = passage.text[start:end]
         size = self.count([text])[0]
         if size > self.window and end - start > 1:
             middle = before_token(passage.text, (start + end) // 2, start)
-            yield from self._fit(scope, passage, start, middle)
-            yield from self._fit(scope, passage, middle, end)
+            yield from self._fit(around, passage, start, middle)
+            yield from self._fit(around, passage, middle, end)
             return
-        first, last, document = passage.start + start, passage.start + end, scope.document
-        row = first - scope.offset
-        header = next((t.header for t in scope.tables if t.start < row < t.end), "")
-        lines = [document.title, scope.places.headings(first)]
+        first, last, document = passage.start + start, passage.start + end, around.document
+        row = first - around.offset
+        header = next((t.header for t in around.tables if t.start < row < t.end), "")
+        lines = [document.title, around.places.headings(first)]
         if header and passage.text[start - 1 : start] not in ("", "\n"):  # the rest of a long row
             line = passage.text[passage.text.rfind("\n", 0, start) + 1 : start]
             lines.append(cells(line)[0])
-        places, context = scope.places.within(first, last), self._context(lines, header, text, size)
+        places, context = around.places.within(first, last), self._context(lines, header, text, size)
         head, span = (document.id, document.source, document.title), (passage.start, passage.end)
         yield Chunk(*head, places, context, first, last, text, span)
 

@@ -21,6 +21,7 @@ CHINESE = {"文档": "documents", "目录": "DIR", "编号": "ID", "……": "�
 RUNS = {
     r"ingest \S+/documents( --kb laws)?$": r"2 added",
     r"ask 试用期最长不得超过几个月？$": r"(?s)六个月.*\[1\] 劳动合同法\.md",
+    r"ask --in documents/\*\.md 试用期最长不得超过几个月？$": r"(?s)六个月.*\[1\] 劳动合同法\.md",
     r"ask --json ": r'"start": \d+, "end": \d+, "quote": "第十七条',
     r"chat$": r"Ask a question",
     r"search 竞业限制$": r"(?s)1\. 劳动合同法\.md.*竞业限制",

@@ -2,7 +2,7 @@
 
 import { address, go, NO_SOURCE } from "./address.js";
 import { get, Problem, send, useKey } from "./api.js";
-import { askNow, isEmpty, openConversation, prepareChat, show, useBase } from "./chat.js";
+import { askNow, askOnly, isEmpty, openConversation, prepareChat, show, useBase } from "./chat.js";
 import { drawConversations, prepareConversations, removeAllOf, useConversations } from "./conversations.js";
 import { count, list, prepareDocuments, useDocuments } from "./documents.js";
 import { $, button, make, notice, reason, sure, tell } from "./dom.js";
@@ -304,7 +304,10 @@ prepareConversations((id) => {
   openConversation(id);
   if (id && narrow.matches) view("chat");
 });
-prepareDocuments();
+prepareDocuments((names) => {
+  askOnly(names);
+  if (narrow.matches) view("chat");
+});
 prepareJobs(onDocuments);
 prepareSource();
 prepareBases();

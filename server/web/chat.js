@@ -61,7 +61,25 @@ function head() {
   $("conversation-title").textContent = turns.length ? nameOf(conversation) : "";
   $("send").hidden = Boolean(running);
   $("stop").hidden = !running;
+  const scope = (conversation && conversation.scope) || [];
+  $("scope").hidden = !scope.length;
+  $("scope").replaceChildren(make("span", { class: "soft" }, say("onlyIn")), ...scope.map((name) => button(
+    `${name} ×`, () => limit(scope.filter((each) => each !== name)), { "aria-label": say("unscope", name), title: name },
+  )));
 }
+
+// The documents that this conversation asks from now on; none: all.
+function limit(names) {
+  conversation.scope = names;
+  if (conversation.turns.length) store(conversation);
+  head();
+  $("question").focus();
+}
+
+export const askOnly = (names) => limit([...new Set([...(conversation.scope || []), ...names])]);
+
+// A name as a pattern that matches only itself.
+const pattern = (name) => name.replace(/[*?[]/g, "[$&]");
 
 function article(turn) {
   const number = conversation.turns.indexOf(turn) + 1;
@@ -129,7 +147,9 @@ async function answerTurn(turn) {
   try {
     await stored;
     drawConversations(mine.id);
-    for await (const [event, data] of ask({ question: turn.question, knowledge_base: mine.base, history }, controller.signal)) {
+    const scope = { places: (mine.scope || []).map(pattern) };
+    const asked = { question: turn.question, knowledge_base: mine.base, history, scope };
+    for await (const [event, data] of ask(asked, controller.signal)) {
       if (event === "passages") {
         own.phase = "writing";
         redraw(turn);

@@ -71,14 +71,14 @@ function row(document) {
   const busy = reading().some((job) => job.files.some((file) => file.name === document.name && file.state === "waiting"));
   const state = busy ? "stateReading" : report.replaced || report.warnings.length ? "stateLosses" : "stateRead";
   return make("li", { class: "document" },
-    writable ? make("input", {
+    make("input", {
       type: "checkbox", class: "pick", "aria-label": say("choose", document.name), checked: chosen.has(document.id),
       onchange: (event) => {
         if (event.target.checked) chosen.set(document.id, document);
         else chosen.delete(document.id);
         drawChosen();
       },
-    }) : make("span"),
+    }),
     make("button", {
       type: "button", class: "name", "aria-label": say("open", document.name), title: document.name,
       onclick: () => openSource(base, whole),
@@ -96,6 +96,7 @@ function row(document) {
 function drawChosen() {
   $("chosen").hidden = !chosen.size;
   $("chosen-count").textContent = say("chosenCount", chosen.size);
+  $("chosen-reread").hidden = $("chosen-delete").hidden = !writable;
 }
 
 async function remove(documents) {
@@ -117,7 +118,14 @@ async function remove(documents) {
   $("find").focus();
 }
 
-export function prepareDocuments() {
+function chooseNone() {
+  chosen.clear();
+  drawChosen();
+  list();
+}
+
+// `askOnly` gets the names of the documents that are to be asked.
+export function prepareDocuments(askOnly) {
   let waiting = 0;
   $("find").addEventListener("input", () => {
     clearTimeout(waiting);
@@ -126,10 +134,10 @@ export function prepareDocuments() {
   $("sort").addEventListener("change", () => list());
   $("more").onclick = () => list(true);
   $("chosen-delete").onclick = () => remove([...chosen.values()]);
-  $("chosen-none").onclick = () => {
-    chosen.clear();
-    drawChosen();
-    list();
+  $("chosen-none").onclick = chooseNone;
+  $("chosen-ask").onclick = () => {
+    askOnly([...chosen.values()].map((each) => each.name));
+    chooseNone();
   };
   $("chosen-reread").onclick = async () => {
     const elsewhere = [...chosen.values()].filter((each) => each.size === null);
