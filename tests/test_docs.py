@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rag.endpoint.address import KEY
+from rag.endpoint import KEY
 
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")

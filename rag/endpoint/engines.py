@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import UserError
-from rag.endpoint.address import KEY, Address, EndpointOptions
+from rag.endpoint import KEY, Address, EndpointOptions
 from rag.types import CountTokens, Message
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.endpoint import engines
-from rag.endpoint.address import KEY, Address, EndpointOptions, no_adapter
+from rag.endpoint import KEY, Address, EndpointOptions, engines, no_adapter
 from rag.types import FinishReason, Message, Sampling
 
 if TYPE_CHECKING:
