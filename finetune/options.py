@@ -87,11 +87,6 @@ class SyntheticOptions:
         most=0.9,
     )
     write_questions: bool = option("--write-questions", "Also let --model write questions.", default=False)
-    plain: bool = option(
-        "--plain",
-        "Also write plain.jsonl: the training questions and answers without passages.",
-        default=False,
-    )
     seed: int = option("--seed", "The same seed gives the same files.", default=0)
 
     @property
@@ -188,12 +183,11 @@ class TrainOptions:
         "--max-grad-norm X", "Clip gradients to this norm; 0 turns clipping off.", default=1.0
     )
     seed: int = option("--seed N", "The same seed gives the same adapter.", default=42)
-    packing: bool = flag(
-        "--packing",
-        "Pack the rows of a step without padding, with the same result; otherwise pad them, grouped by length.",
-        default=True,
+    pack_length: int = option(
+        "--pack-length N",
+        "Maximum tokens of one forward pass, in which rows lie without padding.",
+        default=1024,
     )
-    pack_length: int = option("--pack-length N", "Maximum tokens of one forward pass.", default=1024)
     """A longer row stands alone. Attention looks at all pairs of these tokens, whose share grows with
     their number; products with weights gain nothing from longer ones."""
     gradient_checkpointing: bool = flag(

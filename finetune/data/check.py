@@ -95,11 +95,10 @@ def diagnose(
     lengths = array("i")
     samples: list[Example] = []
     longest: tuple[int, Example] | None = None
-    rows, last = 0, ""
+    rows = 0
     for item in read(paths, columns=columns):
-        if item.source != last:  # a row may give several examples
-            rows, last = rows + 1, item.source
-            progress()
+        rows += 1
+        progress()
         if isinstance(item, Finding):
             findings.append(item)
             continue

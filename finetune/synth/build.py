@@ -262,11 +262,6 @@ def build(
         report.rows[record["kind"], side] += 1
         report.refusals[record["kind"], side] += record["gold"] is None
         report.documents[record["document"]] = side
-    if options.plain:
-        files["plain"] = [
-            {"instruction": record["question"], "input": "", "output": record["reply"]}
-            for record in files["train"]
-        ]
     with new_folder(out) as folder:
         for name, records in files.items():
             text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -64,7 +64,7 @@ def summed_loss(model: Any, batch: Batch) -> Tensor:
     learnt = batch.labels[:, 1:]
     places = (learnt != IGNORED).any(0).nonzero()[:, 0]
     masks = attention_inputs(model, batch)
-    logits = model(batch.ids, **masks, use_cache=False, logits_to_keep=places).logits  # [B, n, V]
+    logits = model(batch.ids, **masks, use_cache=False, logits_to_keep=places).logits  # [1, n, V]
     targets = learnt[:, places]
     exact = logits.float() if logits.dtype.itemsize < 4 else logits
     return cross_entropy(exact.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -82,13 +82,12 @@ def attention_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     """The model's arguments that say which tokens of `batch` attend to each other, and positions."""
     if generation_of(model.config) == 1:
         return {"attention_mask": batch.samples}  # numbers of samples, as it takes them
-    real = batch.samples > 0
-    if int(batch.samples.max()) == 1:
-        return {} if real.all() else {"attention_mask": real.long()}
-    if model.config._attn_implementation == ROW_ATTENTION and len(real) == 1 and real.all():
+    lengths = batch.samples[0].bincount()[1:].tolist()
+    if len(lengths) == 1:
+        return {}
+    if model.config._attn_implementation == ROW_ATTENTION:
         # transformers passes a mask with four axes through and creates none.
-        unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=real.device)
-        lengths = batch.samples[0].bincount()[1:].tolist()
+        unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.ids.device)
         return {"lengths": lengths, "attention_mask": unused, "position_ids": batch.positions}
     length = batch.ids.shape[1]
     same = batch.samples[:, :, None] == batch.samples[:, None]

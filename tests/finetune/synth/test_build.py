@@ -34,7 +34,7 @@ def characters(messages: Sequence[Message]) -> int:
 
 
 def build(base: Path, out: Path, options: SyntheticOptions | None = None, **more: object) -> SyntheticReport:
-    chosen = options or SyntheticOptions(plain=True, heldout=0.4)
+    chosen = options or SyntheticOptions(heldout=0.4)
     with open_base(base) as pipeline:
         builder = RaftBuilder(pipeline, characters, 4000, 3, 0.3, seed=chosen.seed)
         return build_rows(builder, out, chosen, **more)  # type: ignore[arg-type]  (by name)
@@ -95,14 +95,6 @@ def test_the_rows_are_training_data_and_questions_to_evaluate(
     assert held.lost == ()
 
 
-def test_plain_rows_are_the_training_questions_alone(built: tuple[Path, SyntheticReport]) -> None:
-    out, _ = built
-    rows, plain = lines(out / "train.jsonl"), lines(out / "plain.jsonl")
-    assert [row["instruction"] for row in plain] == [row["question"] for row in rows]
-    assert [row["output"] for row in plain] == [row["reply"] for row in rows]
-    assert len(list(examples([out / "plain.jsonl"]))) == len(rows)
-
-
 def test_the_same_seed_gives_the_same_bytes(
     base: Path, built: tuple[Path, SyntheticReport], tmp_path: Path
 ) -> None:
@@ -111,7 +103,7 @@ def test_the_same_seed_gives_the_same_bytes(
         command = [sys.executable, "-c", AGAIN, str(base), str(tmp_path / hashing)]
         environment = {"PYTHONHASHSEED": hashing, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=120)
-        for name in ("train", "heldout", "plain"):
+        for name in ("train", "heldout"):
             again = (tmp_path / hashing / f"{name}.jsonl").read_bytes()
             assert again == (out / f"{name}.jsonl").read_bytes()
     build(base, tmp_path / "other", SyntheticOptions(heldout=0.4, seed=7))
@@ -192,9 +184,9 @@ def test_all_files_appear_at_once(base: Path, tmp_path: Path) -> None:
         yield lambda: seen.append(len(list(out.iterdir())))
 
     out.mkdir()  # an empty one is none
-    build(base, out, SyntheticOptions(heldout=0.4, plain=True), progress=watch)
+    build(base, out, SyntheticOptions(heldout=0.4), progress=watch)
     assert set(seen) == {0}
-    assert {path.name for path in out.iterdir()} == {"train.jsonl", "heldout.jsonl", "plain.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"train.jsonl", "heldout.jsonl"}
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.batches import Batch, pack, pad
+from finetune.train.batches import Batch, pack
 from finetune.train.lora import Lora, PrefixTuning
 from finetune.train.loss import attention_inputs, evaluate, summed_loss
 from finetune.types import IGNORED, TokenRow
@@ -30,26 +30,15 @@ def of(golden: dict[str, Any], padding: int) -> list[TokenRow]:
     return made
 
 
-@pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("generation", [1, 2, 3])
 @pytest.mark.parametrize("root", SETS, ids=lambda root: root.parent.name)
-def test_the_loss_equals_upstream_s(root: Path, generation: int, layout: str) -> None:
+def test_the_loss_equals_upstream_s(root: Path, generation: int) -> None:
     golden = arrays(root / f"v{generation}" / "golden.npz")
     measured = json.loads((root / f"v{generation}" / "train.json").read_text("utf-8"))
     model = load(
         root / f"v{generation}" / "tiny_safetensors", quant="none", dtype=torch.float32, device="cpu"
     ).train()
-    padding = 3 if generation == 1 else 0
-    given = of(golden, padding)
-    if layout == "padded":
-        [batch] = pad(given, 2, length=golden["train.input_ids"].shape[1])
-        order = sorted(range(len(given)), key=lambda i: -len(given[i]))
-        order = [order.index(i) for i in range(len(given))]
-        real = golden["train.input_ids"] != padding
-        assert torch.equal(batch.ids[order] * real, golden["train.input_ids"] * real)
-        assert torch.equal(batch.labels[order], golden["train.labels"])
-    else:
-        [batch] = pack(given, 100)
+    [batch] = pack(of(golden, 3 if generation == 1 else 0), 100)
     loss = summed_loss(model, batch) / batch.learnt
     assert abs(float(loss.detach()) - measured["loss"]) < 1e-5 * measured["loss"]
     loss.backward()
@@ -92,13 +81,13 @@ def adapted(generation: int, method: str, dtype: torch.dtype) -> Any:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("method", ["lora", "prefix"])
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_packed_and_padded_rows_have_the_loss_and_gradients_of_single_rows(
+def test_packed_rows_have_the_loss_and_gradients_of_single_rows(
     generation: int, method: str, dtype: torch.dtype
 ) -> None:
     tuned = adapted(generation, method, dtype)
     tuned.model.eval()
     given = rows(tuned.base, 9)
-    layouts = {"alone": alone(given), "packed": pack(given, 70), "padded": pad(given, 4)}
+    layouts = {"alone": alone(given), "packed": pack(given, 70)}
     assert len(layouts["packed"]) < 4
     losses, gradients = {}, {}
     for name, batches in layouts.items():
@@ -112,9 +101,8 @@ def test_packed_and_padded_rows_have_the_loss_and_gradients_of_single_rows(
         for value in tuned.trainable.values():
             value.grad = None
     wanted, exact = gradients["alone"], 1e-6 if dtype == torch.float32 else 1e-12
-    for name in ("packed", "padded"):
-        assert losses[name] == pytest.approx(losses["alone"], rel=exact)
-        assert float((gradients[name] - wanted).norm() / wanted.norm()) < exact
+    assert losses["packed"] == pytest.approx(losses["alone"], rel=exact)
+    assert float((gradients["packed"] - wanted).norm() / wanted.norm()) < exact
 
 
 @pytest.mark.parametrize("method", ["none", "lora"])
