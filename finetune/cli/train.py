@@ -95,19 +95,30 @@ def train_adapter(
     """
     from accelerate import Accelerator
 
-    from finetune.data.tokenize import locked
+    from finetune.data.tokenize import MOST_BYTES, locked
     from finetune.train.checkpoint import check_resumable, delete_training, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
     from finetune.train.setup import finish, open_tuned, own_pages, read_sets
+    from ingest.store.atomic import disk_usage
+    from rag.chatglm.memory import gigabytes
 
     folder, resume, dry_run = run_options.out_dir, run_options.resume, run_options.dry_run
     accelerator = Accelerator(cpu=device == "cpu")
     main = accelerator.is_main_process
     # One of the processes reports; errors of the others are shown, too.
     with nullcontext() if main else redirect_stderr(StringIO()):
-        sets = read_sets(data, model, options, cache=cache_home() / "tokens")
+        tokens = cache_home() / "tokens"
+        sets = read_sets(data, model, options, cache=tokens)
         show_sets(sets)
+        if tokens.is_dir():
+            sizes = [gigabytes(size) for size in (disk_usage(tokens), MOST_BYTES)]
+            note_message(
+                "cache of tokens: {size} of at most {most}, in {folder}",
+                size=sizes[0],
+                most=sizes[1],
+                folder=tokens,
+            )
         show_memory(model, sets, options, device=device)
         if resume:
             check_resumable(folder, identity(sets.digests, options, accelerator))

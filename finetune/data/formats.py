@@ -1,12 +1,13 @@
 """Training data in the forms that people have it -> `Example`s, or what is wrong with a row.
 
 The fields of a row decide its form: alpaca's (instruction, input, output, history, system), the
-tutorial's (context, target), conversations (messages, conversations), or the columns that the caller
+tutorial's (context, target), Stanford's seed tasks (instruction, instances), preference pairs (instruction, chosen, rejected), conversations (messages, conversations), or the columns that the caller
 names.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -207,7 +208,10 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
             inner=short_repr(inner),
         )
     named = [column for column in (columns.prompt, columns.response) if column]
-    wanted = " + ".join(named) or "instruction + output, context + target, messages, conversations"
+    wanted = (
+        " + ".join(named)
+        or "instruction + output, context + target, instruction + chosen + rejected, messages, conversations"
+    )
     raise UserError(
         "{name} has the fields {found}; need {wanted} (name other fields with --prompt-column and "
         "--response-column of rag finetune train and prepare)",
@@ -226,6 +230,10 @@ def _form_of(row: Mapping[str, Any], columns: Columns) -> Form | None:
         return conversation
     if "target" in row or ("context" in row and "instruction" not in row):
         return _context_target
+    if "instances" in row:
+        return _seed_task
+    if "chosen" in row or "rejected" in row:
+        return _preference
     return _columns if "instruction" in row or "output" in row else None
 
 
@@ -240,6 +248,24 @@ def _columns(record: Record, columns: Columns) -> Example:
     answer = require_text(row, columns.response or "output")
     past = _history(row.get(history), history)
     return _example(record, question or "", input, answer, past, text_of(row, "system") or "")
+
+
+def _seed_task(record: Record, columns: Columns) -> Example:
+    """Stanford's form: alpaca's fields, but for the instruction, are those of its one instance."""
+    instances = record.value["instances"]
+    if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], dict):
+        raise wrong_type('"instances"', instances, Translatable("a list of one object"))
+    return _columns(Record(record.source, {**record.value, **instances[0]}), columns)
+
+
+def _preference(record: Record, columns: Columns) -> Example:
+    """LLaMA-Factory's form of a pair for an alpaca question. Neither answer may be cut: both must follow
+    the same prompt."""
+    example = _columns(record, Columns(response="chosen"))
+    rejected = require_text(record.value, "rejected")
+    if rejected.strip() == example.answer.strip():
+        raise InvalidRow('"chosen" and "rejected" are the same text; a pair needs two answers', "conflict")
+    return replace(example, rejected=rejected, whole=True)
 
 
 def _example(

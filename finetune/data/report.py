@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.check import CONTROLS, Diagnosis, Unit
-from finetune.types import IGNORED, Finding, Problem, TokenRow
+from finetune.types import Finding, Problem, TokenRow
 from ingest.i18n import Translatable, Translator, translate
 from ingest.normalize import readable
 
@@ -40,7 +40,7 @@ def pieces(row: TokenRow, tokenizer: Any) -> list[TokenPiece]:
         return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     ids = [int(index) for index in row.ids]
-    learnt = [bool(label != IGNORED) for label in row.labels]
+    learnt = [bool(label >= 0) for label in row.labels]
     special = [_is_special(index, tokenizer) for index in ids]
     # After another token, a token's leading blank is kept.
     anchor = encode_text("a", tokenizer)[-1:]

@@ -6,7 +6,7 @@ if it were alone.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.types import IGNORED, TokenRow
+from finetune.types import IGNORED, REJECTED, TokenRow
 
 Indices = NDArray[np.int64]
 
@@ -32,14 +32,18 @@ class Batch:
     """[1, S]: which sample a token belongs to, from 1."""
     positions: Tensor
     """[1, S]: places within the sample, from 0."""
+    rejected: tuple[int, ...] = ()
+    """The samples that are worse than the one before them (preference pairs)."""
 
     @property
     def learnt(self) -> int:
-        """The number of learnt tokens."""
-        return int((self.labels != IGNORED).sum())
+        """The number of learnt tokens; those of rejected samples are not."""
+        rejected = torch.isin(self.samples, torch.tensor(self.rejected, device=self.samples.device))
+        return int(((self.labels != IGNORED) & ~rejected).sum())
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(t.to(device) for t in (self.ids, self.labels, self.samples, self.positions)))
+        names = ("ids", "labels", "samples", "positions")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def pack(rows: Sequence[TokenRow], length: int) -> list[Batch]:
@@ -61,16 +65,14 @@ def pack(rows: Sequence[TokenRow], length: int) -> list[Batch]:
 
 
 def _batch(line: Sequence[TokenRow]) -> Batch:
-    lengths = [len(row) for row in line]
-    labels = np.concatenate([row.labels for row in line])
-    labels[np.cumsum([0, *lengths[:-1]])] = IGNORED  # the token before it belongs to another sample
-    arrays = (
-        np.concatenate([row.ids for row in line]),
-        labels,
-        np.repeat(np.arange(1, len(line) + 1), lengths),
-        np.concatenate([np.arange(length) for length in lengths]),
-    )
-    return Batch(*(torch.from_numpy(array.astype(np.int64))[None] for array in arrays))
+    ids, labels = (np.concatenate([getattr(row, name) for row in line]) for name in ("ids", "labels"))
+    first = labels == REJECTED  # the first token of a sample
+    first[np.cumsum([0, *map(len, line[:-1])])] = True
+    samples = np.cumsum(first)
+    rejected = tuple(samples[labels == REJECTED].tolist())
+    labels[first] = IGNORED  # the token before it belongs to another sample
+    arrays = (ids, labels, samples, np.arange(len(ids)) - np.flatnonzero(first)[samples - 1])
+    return Batch(*(torch.from_numpy(array.astype(np.int64))[None] for array in arrays), rejected=rejected)
 
 
 class Stream:

@@ -319,14 +319,16 @@ class Training:
                 yield report
 
     def step(self, number: int) -> tuple[float, float, int]:
-        """Do one update; returns the mean loss of its learnt tokens, the gradients' norm, its tokens."""
+        """Do one update; returns the mean loss, the gradients' norm, its tokens."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         seed = np.random.SeedSequence((self.options.seed, number, rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
         rows = self.sets.of(self.plan, number)[rank::world]
         batches = [batch for batch in pack(rows, self.options.pack_length) if batch.learnt]
-        counts = torch.tensor([sum(b.learnt for b in batches), sum(b.ids.numel() for b in batches)])
-        learnt, read = (int(n) for n in self.optimizer.sum(counts.double()))
+        counts = torch.tensor([(b.learnt, b.ids.numel(), len(b.rejected)) for b in batches] or [(0, 0, 0)])
+        learnt, read, pairs = (int(n) for n in self.optimizer.sum(counts.double().sum(0)))
+        # ORPO: the mean over tokens of the chosen answers, and over pairs of the odds' term.
+        odds = self.options.orpo_beta * learnt / max(1, pairs)
         if not learnt:
             raise UserError(
                 "step {number}: no token of its rows counts in the loss: their answers are empty or cut "
@@ -336,7 +338,7 @@ class Training:
         total = torch.zeros((), dtype=torch.float64)
         with self._together():
             for batch in batches:
-                loss = finite_loss(self.tuned.model, batch.to(self.accelerator.device), number + 1)
+                loss = finite_loss(self.tuned.model, batch.to(self.accelerator.device), number + 1, odds)
                 total += float(loss.detach())
                 self.optimizer.backward(loss / learnt)
         mean = float(self.optimizer.sum(total)) / learnt

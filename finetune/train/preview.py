@@ -41,7 +41,7 @@ class Size:
 
     @classmethod
     def of(cls, batch: Batch) -> "Size":
-        return cls(batch.ids.numel(), batch.learnt)
+        return cls(batch.ids.numel(), int((batch.labels != IGNORED).sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class Estimator:
 def _largest(rows: TokenRows, count: int, pack_length: int) -> list[Size]:
     """The batches of the `count` longest rows, and of those with the most learnt tokens."""
     sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(np.int64))
-    learnt = np.array([int((rows[int(i)].labels != IGNORED).sum()) for i in sample])
+    learnt = np.array([int((rows[int(i)].labels >= 0).sum()) for i in sample])
     longest, most = np.argsort(-rows.lengths, kind="stable"), sample[np.argsort(-learnt)]
     steps = ([rows[int(i)] for i in order[:count]] for order in (longest, most))
     return [Size.of(batch) for step in steps for batch in pack(step, pack_length)]
@@ -242,7 +242,7 @@ def _largest(rows: TokenRows, count: int, pack_length: int) -> list[Size]:
 def longest(rows: TokenRows) -> Size:
     """A batch of only the longest row."""
     row = rows[int(np.argmax(rows.lengths))]
-    return Size(len(row), int((row.labels != IGNORED).sum()))
+    return Size(len(row), int((row.labels >= 0).sum()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions
+from finetune.train.batches import pack
 from finetune.train.checkpoint import (
     LOG_FILE,
     LOG_PICTURE,
@@ -26,10 +27,11 @@ from finetune.train.checkpoint import (
     read_log,
 )
 from finetune.train.loop import StepReport, Training
+from finetune.train.loss import summed_loss
 from finetune.train.setup import RECORD, finish
 from ingest.errors import UserError
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
-from tests.finetune.train.trainings import GOLDEN, METHODS, SHORT, result_files, rows, tiny, training
+from tests.finetune.train.trainings import GOLDEN, METHODS, SHORT, pairs, result_files, rows, tiny, training
 
 CASES = [(1, "lora", False), (1, "prefix", True), (2, "rslora", True), (2, "projected", False)]
 CASES += [(3, "lora", True), (3, "dora", False), (4, "lora", False), (4, "prefix", False)]
@@ -53,6 +55,31 @@ def test_a_resumed_training_ends_in_the_same_bytes(
         del run
         list(training(part, tiny(generation), options).run(resume=True))
         assert result_files(part) == result_files(whole)
+
+
+def test_a_training_on_pairs_prefers_the_better_answers_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    options = replace(SHORT, objective="orpo", orpo_beta=1.0, max_steps=24)
+    sets = {"train": pairs(tiny(3), 20), "dev": pairs(tiny(3), 6)}
+    made = training(tmp_path / "whole", tiny(3), options, **sets)
+    [batch] = pack(sets["dev"], 10_000)
+
+    def margin() -> float:
+        """The mean of the odds' term, which is 0 if every better answer is certain to be better."""
+        made.tuned.model.eval()
+        with torch.no_grad():
+            both, sft = (float(summed_loss(made.tuned.model, batch, odds)) for odds in (1.0, 0.0))
+        made.tuned.model.train()
+        return (both - sft) / len(batch.rejected)
+
+    before = margin()
+    list(made.run())
+    assert margin() < before / 2
+    part = tmp_path / "part"
+    list(islice(training(part, tiny(3), options, **sets).run(), 3))
+    list(training(part, tiny(3), options, **sets).run(resume=True))
+    assert result_files(part) == result_files(tmp_path / "whole")
+    with pytest.raises(UserError, match="--objective"):
+        list(training(part, tiny(3), replace(options, objective="sft"), **sets).run(resume=True))
 
 
 def test_the_loss_falls_and_is_reported(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from finetune.options import LoraOptions, PrefixOptions
 from finetune.train.batches import Batch, pack
 from finetune.train.lora import Lora, PrefixTuning
 from finetune.train.loss import attention_inputs, evaluate, summed_loss
-from finetune.types import IGNORED, TokenRow
+from finetune.types import IGNORED, REJECTED, TokenRow
 from rag.chatglm.loading import load
 from rag.chatglm.weights import to_upstream
 from tests.finetune.memory_rows import MemoryRows
-from tests.finetune.train.trainings import GENERATIONS, rows, tiny
+from tests.finetune.train.trainings import GENERATIONS, pairs, rows, tiny
 from tests.rag.chatglm.golden import SETS, arrays
 
 
@@ -136,3 +136,50 @@ def test_losses_add_up_over_parts() -> None:
     assert torch.allclose(whole, sum(parts, torch.zeros(2, dtype=torch.float64)), rtol=1e-6)
     assert whole[1] == sum(int((row.labels != IGNORED).sum()) for row in given)
     assert model.training
+
+
+def orpo(model: Any, given: MemoryRows, beta: float) -> torch.Tensor:
+    """ORPO from its definition (Hong et al. 2024, equations 3 to 7), one answer after the other."""
+    nll, tokens, ratios = [], 0, []
+    for row in given:
+        cut = int(np.flatnonzero(row.labels == REJECTED)[0])
+        log_p = []
+        for part in (slice(0, cut), slice(cut, len(row))):
+            [batch] = pack([TokenRow(row.ids[part], np.maximum(row.labels[part], IGNORED))], 1)
+            logits = model(batch.ids, **attention_inputs(model, batch), use_cache=False).logits
+            token = logits[0, :-1].log_softmax(-1).gather(1, batch.ids[0, 1:, None])[:, 0]
+            log_p.append(token[batch.labels[0, 1:] != IGNORED])
+        nll.append(-log_p[0].sum())
+        tokens += len(log_p[0])
+        chosen, rejected = (each.mean().exp() for each in log_p)
+        ratio = (chosen / (1 - chosen)) / (rejected / (1 - rejected))
+        ratios.append(-(1 / (1 + 1 / ratio)).log())
+    return torch.stack(nll).sum() / tokens + beta * torch.stack(ratios).mean()
+
+
+@pytest.mark.parametrize("length", [1, 60, 1000])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_loss_of_pairs_is_orpo_s(generation: int, length: int) -> None:
+    """In float64, with its gradients, however the pairs are packed; rows without a worse answer only add theirs."""
+    tuned, beta = adapted(generation, "lora", torch.float64), 0.3
+    tuned.model.eval()
+    given, values = pairs(tuned.base, 5), list(tuned.trainable.values())
+    wanted = orpo(tuned.model, given, beta)
+    batches = pack(given, length)
+    learnt = sum(batch.learnt for batch in batches)
+    assert sum(len(batch.rejected) for batch in batches) == 5
+    found = sum(summed_loss(tuned.model, batch, beta * learnt / 5) for batch in batches) / learnt
+    assert isinstance(found, torch.Tensor)
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-10)
+    gradients = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(each, values)]) for each in (found, wanted)
+    ]
+    assert (gradients[0] - gradients[1]).norm() < 1e-8 * gradients[1].norm()
+    other = rows(tuned.base, 3, seed=5)
+    [mixed], [alone] = pack([*given, *other], 1000), pack(other, 1000)
+    both, own, sft = (
+        float(summed_loss(tuned.model, batch, odds).detach())
+        for batch, odds in ((mixed, 2.0), (pack(given, 1000)[0], 2.0), (alone, 0.0))
+    )
+    assert both == pytest.approx(own + sft, rel=1e-10)
+    assert mixed.learnt == learnt + alone.learnt
