@@ -1,4 +1,4 @@
-"""Useful tokens a second and peak memory of training: padded to the maximum, dynamically, packed.
+"""Useful tokens a second and peak memory of training: padded to the maximum, and packed.
 
     python benchmarks/finetune.py [--rounds N] [--alpaca FILE.json]
 
@@ -6,10 +6,9 @@ A model of ChatGLM2's kind with random weights, whose head is the same share of 
 ChatGLM2-6B, LoRA rank 8 on query_key_value, 16 rows a step, float32 on the CPU. *Upstream* pads each
 row to max_source_length + max_target_length + 1, computes the logits of all its places and recomputes
 layers in the backward pass, as THUDM's ptuning main.py always does, with its own lengths (train.sh: 64
-and 128; train_chat.sh: 256 and 256). *Dynamic* pads to the longest of rows of like length, *packed*
-lays them one behind the other; both compute logits at learnt places alone and layers once. Useful
-tokens are those of rows, not of padding. Ways take turns in each round; the table gives each way's
-best round (other work only slows) and the median ratio.
+and 128; train_chat.sh: 256 and 256). *Packed* lays rows one behind the other, and computes logits at
+learnt places alone and layers once. Useful tokens are those of rows, not of padding. Ways take turns in
+each round; the table gives each way's best round (other work only slows) and the median ratio.
 
 Lengths: `alpaca` are those of a file's rows in ChatGLM3's tokens; `adgen` are drawn (prompts 45 +- 12,
 answers 70 +- 20 tokens, cut to 64 and 128), since the set itself is not at hand.
@@ -22,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,7 +35,7 @@ sys.path[:] = [str(ROOT)] + [
 ]
 
 from finetune.options import LoraOptions, TrainOptions  # noqa: E402  (behind the line above)
-from finetune.train.batches import pack, pad  # noqa: E402  (behind the line above)
+from finetune.train.batches import Batch, pack  # noqa: E402  (behind the line above)
 from finetune.train.loop import Optimizer, Sets, enable_checkpointing, plan  # noqa: E402  (behind the line above)
 from finetune.train.lora import Lora  # noqa: E402  (behind the line above)
 from finetune.train.loss import summed_loss  # noqa: E402  (behind the line above)
@@ -49,7 +47,7 @@ from tests.finetune.memory_rows import MemoryRows  # noqa: E402  (behind the lin
 ALPACA = ROOT / "tests" / "data" / "alpaca" / "alpaca_zh.json"
 WORDS = 2048
 LONGEST = {"adgen": (64, 128), "alpaca": (256, 256)}
-WAYS = ("upstream", "dynamic", "packed")
+WAYS = ("upstream", "packed")
 SIZE = 16
 METHOD = LoraOptions()
 OPTIONS = TrainOptions(METHOD, per_device_train_batch_size=SIZE, learning_rate=1e-4)
@@ -100,18 +98,12 @@ def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
     if way == "upstream":
         enable_checkpointing(lora.base)
     optimizer = Optimizer(lora.trainable, OPTIONS, Accelerator(cpu=True))
-    options = replace(OPTIONS, packing=way != "dynamic")
-    steps = plan(Sets(rows), options, 1)
+    steps = plan(Sets(rows), OPTIONS, 1)
     longest = sum(LONGEST[mix]) + 1
 
     def run() -> int:
         chosen = [rows[int(i)] for i in steps.step(0)[0]]
-        if way == "upstream":
-            batches = pad(chosen, SIZE, length=longest)
-        elif way == "dynamic":
-            batches = pad(chosen, SIZE)
-        else:
-            batches = pack(chosen, OPTIONS.pack_length)
+        batches = [padded(chosen, longest)] if way == "upstream" else pack(chosen, OPTIONS.pack_length)
         learnt = sum(batch.learnt for batch in batches)
         for batch in batches:
             if way == "upstream":  # as main.py: ids and labels alone, all logits
@@ -123,6 +115,16 @@ def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
         return sum(map(len, chosen))
 
     return run
+
+
+def padded(rows: list[TokenRow], length: int) -> Batch:
+    """A row a line; what pads it belongs to no sample."""
+    arrays = np.zeros((4, len(rows), length), np.int64)
+    arrays[1] = IGNORED
+    for i, row in enumerate(rows):
+        places = np.arange(len(row))
+        arrays[:, i, : len(row)] = row.ids, row.labels, np.ones_like(places), places
+    return Batch(*map(torch.from_numpy, arrays))
 
 
 def rows_of(mix: str, alpaca: Path) -> MemoryRows:

@@ -1,8 +1,9 @@
-"""Retrieval-aware training against plain training, on a made key-value task (tests/finetune/keyvalues.py).
+"""Retrieval-aware training against plain training, and preference pairs against both (ORPO), on a made
+key-value task (tests/finetune/keyvalues.py).
 
     python benchmarks/grounding.py [--seeds N]
 
-Both adapters begin on one small ChatGLM3 (tests/tiny.py) that reads passages, but was never asked in
+All adapters begin on one small ChatGLM3 (tests/tiny.py) that reads passages, but was never asked in
 the words of this task, and see as many rows in as many steps.
 """
 

@@ -48,13 +48,13 @@ CASES = {
     "v3 lora packed 1024 checkpointing": Case(
         "v3", 128, 60, 8, LORA, {"pack_length": 1024, "gradient_checkpointing": True}
     ),
-    "v3 all linears padded 4x128": Case("v3", 128, 40, 4, LINEARS, {"packing": False}),
+    "v3 all linears packed 512": Case("v3", 128, 40, 4, LINEARS, {"pack_length": 512}),
     "v3 p-tuning packed 512": Case("v3", 128, 60, 4, PREFIX, {"pack_length": 512}),
     "v1 lora packed 512": Case("v1", 128, 60, 4, LORA, {"pack_length": 512}),
     "v1 lora int8 packed 768": Case("v1", 190, 90, 4, LORA, {"pack_length": 768, "quant": "int8"}),
-    "v1 p-tuning padded 2x256 bf16 checkpointing": Case(
+    "v1 p-tuning packed 512 bf16 checkpointing": Case(
         "v1", 256, 60, 2, PREFIX,
-        {"packing": False, "dtype": "bfloat16", "gradient_checkpointing": True},
+        {"pack_length": 512, "dtype": "bfloat16", "gradient_checkpointing": True},
     ),
 }  # fmt: skip
 

@@ -7,10 +7,12 @@ weights, normal and with heavy tails (Student's t, 5 degrees of freedom); beside
 scale a row, and ggml's q4_0. The second: mean KL divergence, in nats, of the next token's
 distribution from the float32 model's, over the prompts of the small models in FOLDER (the goldens;
 the repository's copy by default); their matrices are 64 to 176 columns wide, so that every row is
-one or two blocks, and their random weights make them more sensitive than a trained model.
+one or two blocks, and their random weights make them more sensitive than a trained model. The third: the
+same of a small model that was trained, and the mean error of its matrices.
 """
 
 import argparse
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,26 +41,29 @@ def main() -> None:
     torch.manual_seed(0)
     matrices()
     models(options.golden)
+    trained()
+
+
+WAYS: dict[str, Callable[[Tensor], Tensor]] = {
+    "int4, 32": lambda w: dequantize(quantize(w, bits=4, block=32)),
+    "int4, 64": lambda w: dequantize(quantize(w, bits=4, block=64)),
+    "int4, 128": lambda w: dequantize(quantize(w, bits=4, block=128)),
+    "q4_0": lambda w: q4_0(w),
+    "upstream int4": lambda w: upstream(w, 7),
+    "int8, 128": lambda w: dequantize(quantize(w, bits=8, block=128)),
+    "upstream int8": lambda w: upstream(w, 127),
+}
 
 
 def matrices() -> None:
-    ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "int4, 32": lambda w: dequantize(quantize(w, bits=4, block=32)),
-        "int4, 64": lambda w: dequantize(quantize(w, bits=4, block=64)),
-        "int4, 128": lambda w: dequantize(quantize(w, bits=4, block=128)),
-        "q4_0": q4_0,
-        "upstream int4": lambda w: upstream(w, 7),
-        "int8, 128": lambda w: dequantize(quantize(w, bits=8, block=128)),
-        "upstream int8": lambda w: upstream(w, 127),
-    }
-    row("matrix", "weights", *ways)
-    row(*["---"] * (len(ways) + 2))
+    row("matrix", "weights", *WAYS)
+    row(*["---"] * (len(WAYS) + 2))
     for name, columns in MATRICES.items():
         for kind in ("normal", "heavy tails"):
             weight = torch.randn(512, columns) * 0.02
             if kind == "heavy tails":
                 weight = torch.distributions.StudentT(5.0).sample((512, columns)) * 0.02
-            errors = ((way(weight) - weight).norm() / weight.norm() for way in ways.values())
+            errors = ((way(weight) - weight).norm() / weight.norm() for way in WAYS.values())
             row(name, kind, *(f"{error:.4f}" for error in errors))
 
 
@@ -95,6 +100,37 @@ def models(golden: Path) -> None:
             has = published.is_dir()
             cells.append(divergence(plain, logits(published, version, golden)) if has else "")
         row(version, *cells)
+
+
+@torch.no_grad()
+def trained() -> None:
+    """A small model that was trained (tests/tiny.py): all its matrices in each way, over its own prompts."""
+    sys.path[0] = str(ROOT)  # the tests are there; here is another "finetune"
+    from rag.chatglm.chat import encode_answer, encode_chat
+    from rag.chatglm.tokenization import open_tokenizer
+    from tests import tiny
+
+    sys.stdout.write("\n")
+    row("trained model", *WAYS)
+    row(*["---"] * (len(WAYS) + 1))
+    with TemporaryDirectory() as folder:
+        with torch.enable_grad():
+            directory = tiny.train(Path(folder) / "model")
+        model = rag.chatglm.loading.load(directory, quant="none", device="cpu")
+        tokenizer, dice = open_tokenizer(directory), random.Random(1)
+    prompts = [tiny.row(dice) for _ in range(100)]
+    ids = [encode_chat(m, tokenizer, 3) + encode_answer(a, tokenizer, 3) for m, a in prompts]
+    whole = {name: p.clone() for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name}
+    plain, cells, errors = [model(torch.tensor([each])).logits[0] for each in ids], [], []
+    for way in WAYS.values():
+        for name, weight in whole.items():
+            padded = torch.nn.functional.pad(weight, (0, -weight.shape[1] % 32))
+            model.get_parameter(name).copy_(way(padded)[:, : weight.shape[1]])
+        changes = [(model.get_parameter(n) - w).norm() / w.norm() for n, w in whole.items()]
+        errors.append(f"{torch.stack(changes).mean():.4f}")
+        cells.append(divergence(plain, [model(torch.tensor([each])).logits[0] for each in ids]))
+    row("relative error, mean over matrices", *errors)
+    row("KL divergence", *cells)
 
 
 def logits(directory: Path, version: str, golden: Path, quant: str | None = None) -> list[Tensor]:

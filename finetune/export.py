@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Glm4Config, PreTrainedConfig
 
+from finetune.train.lora import stated
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_generation
@@ -208,7 +209,7 @@ def _settings(
     ends = {_end(name) for name in modules}
     all_of_them = {name for name in known if _end(name) in ends} == set(modules)
     absent = ("auto_mapping", "exclude_modules", "layers_to_transform", "layers_pattern")
-    return before | {
+    changed = {
         "r": rank,
         "rank_pattern": rank_pattern,
         "lora_alpha": alpha,
@@ -219,6 +220,7 @@ def _settings(
         "use_dora": config.dora,
         "lora_bias": config.bias,
     }
+    return stated(before | changed)
 
 
 def _patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:

@@ -13,6 +13,7 @@ Template = Literal["chat", "tutorial"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Base = Literal["none", "int8", "int4", "nf4"]
 Schedule = Literal["linear", "cosine", "constant"]
+Objective = Literal["sft", "orpo"]
 MAX_LENGTH = 4096
 """The default for the most tokens of a row; the model's window, if that is smaller. (The prompts of
 `rag ask` have 2,200 with 5 passages.)"""
@@ -86,12 +87,11 @@ class SyntheticOptions:
         least=0,
         most=0.9,
     )
-    write_questions: bool = option("--write-questions", "Also let --model write questions.", default=False)
-    plain: bool = option(
-        "--plain",
-        "Also write plain.jsonl: the training questions and answers without passages.",
-        default=False,
+    preferences: Path | None = option(
+        "--preferences FILE",
+        "Also write pairs of a better and a worse answer here, for rag finetune train --objective orpo.",
     )
+    write_questions: bool = option("--write-questions", "Also let --model write questions.", default=False)
     seed: int = option("--seed", "The same seed gives the same files.", default=0)
 
     @property
@@ -158,6 +158,14 @@ class TrainOptions:
     learnt tokens."""
 
     method: LoraOptions | PrefixOptions = LoraOptions()
+    objective: Objective = option(
+        "--objective sft|orpo",
+        "sft: learn answers; orpo: learn from pairs of a chosen and a rejected answer (ORPO).",
+        default="sft",
+    )
+    orpo_beta: float = option(
+        "--orpo-beta X", "Weight of ORPO's odds ratio beside the loss of the chosen answers.", default=0.1
+    )
     per_device_train_batch_size: int = option(
         "--per-device-train-batch-size --batch-size N",
         "Rows per batch on each device; --pack-length limits the tokens of one forward pass.",
@@ -188,12 +196,11 @@ class TrainOptions:
         "--max-grad-norm X", "Clip gradients to this norm; 0 turns clipping off.", default=1.0
     )
     seed: int = option("--seed N", "The same seed gives the same adapter.", default=42)
-    packing: bool = flag(
-        "--packing",
-        "Pack the rows of a step without padding, with the same result; otherwise pad them, grouped by length.",
-        default=True,
+    pack_length: int = option(
+        "--pack-length N",
+        "Maximum tokens of one forward pass, in which rows lie without padding.",
+        default=1024,
     )
-    pack_length: int = option("--pack-length N", "Maximum tokens of one forward pass.", default=1024)
     """A longer row stands alone. Attention looks at all pairs of these tokens, whose share grows with
     their number; products with weights gain nothing from longer ones."""
     gradient_checkpointing: bool = flag(
@@ -252,7 +259,7 @@ RANGES: dict[tuple[str, ...], tuple[Callable[[Any], bool], Translatable]] = {
         "logging_steps", "eval_steps", "save_steps", "save_total_limit", "lora_rank", "pre_seq_len",
     ): (lambda value: value >= 1, Translatable("1 or more")),
     (
-        "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "forgetting_budget",
+        "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "forgetting_budget", "orpo_beta",
     ): (lambda value: 0 <= value < float("inf"), Translatable("0 or more")),
     ("num_train_epochs", "lora_alpha"): (lambda value: 0 < value < 1e6, Translatable("above 0")),
     ("learning_rate",): (lambda value: 0 < value < 1e3, Translatable("above 0")),

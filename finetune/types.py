@@ -16,6 +16,8 @@ from rag.types import Message
 Ids = NDArray[np.int32]
 IGNORED = -100
 """The label of a token that is not learnt (torch's `ignore_index`)."""
+REJECTED = -101
+"""The label of the token with which the rejected half of a pair begins; it is not learnt either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Example:
     """`file.json:17`, the row as a person counts it, from 1."""
     whole: bool = False
     """Nothing of it may be cut off: its question holds the passages that its answer cites."""
+    rejected: str = ""
+    """Of a preference pair: a worse answer than the last message."""
 
     @property
     def question(self) -> str:
@@ -50,7 +54,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """The tokens of an example. `labels[i]` is `ids[i]` if that token is learnt, else IGNORED."""
+    """The tokens of an example. `labels[i]` is `ids[i]` if that token is learnt, else IGNORED.
+
+    A preference pair is one row: the conversation with the better answer, then, from the label REJECTED
+    on, the one with the worse answer.
+    """
 
     ids: Ids
     labels: Ids

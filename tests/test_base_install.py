@@ -39,6 +39,7 @@ WORKS = {
     "keys list": "keys list",
     "keys revoke": "keys revoke x",
     "finetune grounded": "finetune grounded small rows/",
+    "finetune exam": "finetune exam small -o exam.jsonl",
 }
 """Commands that need no extra."""
 NEEDS = {
@@ -68,6 +69,8 @@ LAW = """# 劳动法
 第二条 本法所称试用期，是指用人单位与劳动者为相互了解而约定的考察期。
 
 第十九条 试用期不得超过六个月。用人单位应当在劳动者入职之日起三十日内与其订立书面劳动合同。
+
+第二十条 固定期限劳动合同的试用期不得超过三个月。
 """
 
 

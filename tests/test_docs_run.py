@@ -34,6 +34,8 @@ RUNS = {
     r"eval corpora/laws --settings rag.toml --against reports/$": r"(?i)against|difference|before",
     r"kb calibrate corpora/laws laws$": r"refusing below a confidence of",
     r"finetune grounded laws rows/$": r"rows",
+    r"finetune grounded laws pairs/ --preferences pairs.jsonl$": r"pairs\.jsonl",
+    r"finetune exam laws -o exam.jsonl$": r"exam\.jsonl",
     r"finetune check data.json --html report.html$": r"1",
     r"plan --documents 200000 --qps 20( --kind pdf\+ocr| --model 9)?$": r"(?i)memory",
 }

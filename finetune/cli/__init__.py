@@ -5,7 +5,7 @@ import typer
 from finetune.cli.check import check
 from finetune.cli.domain import domain
 from finetune.cli.evaluate import evaluate
-from finetune.cli.grounded import grounded
+from finetune.cli.grounded import exam, grounded
 from finetune.cli.merge import export, merge
 from finetune.cli.options import ScriptCommand, TrainCommand
 from finetune.cli.prepare import prepare
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("domain", cls=ScriptCommand)(domain)
 app.command("check")(check)
 app.command("grounded")(grounded)
+app.command("exam")(exam)
 app.command("prepare", cls=ScriptCommand)(prepare)
 app.command("train", cls=TrainCommand)(train)
 app.command("eval")(evaluate)

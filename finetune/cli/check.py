@@ -69,17 +69,13 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
 class ReportOptions:
     json: Path | None = option("--json", "Write all findings here.")
     html: Path | None = option("--html", "Write an HTML report here.")
-    picture: Path | None = option("--picture", "Write a histogram of the lengths here (PNG or SVG).")
 
     def check(self) -> None:
         """Raises `UserError`, before the work, if a report can't be written or would replace another
         file, as `--json data.json` would for a reader who thinks that --json takes no name."""
         from finetune.data.report import HEADS
         from finetune.evaluate.compare import check_place
-        from rag.plot import check_picture
 
-        if self.picture:
-            check_picture(self.picture)
         for name, path in vars(self).items():
             if path:
                 check_place(path)
@@ -96,7 +92,7 @@ class ReportOptions:
     def write(self, diagnosis: "Diagnosis", views: "Sequence[View]") -> None:
         from json import dumps
 
-        from finetune.data.report import draw, page, record
+        from finetune.data.report import page, record
         from ingest.normalize import readable
         from ingest.store.atomic import write_whole
 
@@ -105,8 +101,6 @@ class ReportOptions:
             write_whole(self.json, f"{readable(text)}\n".encode())
         if self.html:
             write_whole(self.html, page(diagnosis, views, say).encode())
-        if self.picture:
-            draw(diagnosis, self.picture, say)
         for path in filter(None, vars(self).values()):
             note(str(path))
 

@@ -82,7 +82,7 @@ class ComparisonOptions:
 @with_options("Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship.")
 def evaluate(
     questions: Path = argument(
-        "QUESTIONS", "heldout.jsonl of `grounded`, a set of `rag eval`, or alpaca rows."
+        "QUESTIONS", "heldout.jsonl of `grounded`, a set of `rag eval`, a file of `exam`, or alpaca rows."
     ),
     *,
     kb: str = KB,
@@ -169,7 +169,7 @@ def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
         if name not in CONDITIONS:
             known = ", ".join(CONDITIONS)
             raise UserError("--conditions has {name}; they are {known}", name=name, known=known)
-    possible = ("closed",) if form_of(questions) == "alpaca" else CONDITIONS
+    possible = ("closed",) if form_of(questions) in ("alpaca", "exam") else CONDITIONS
     if set(names) - set(possible):
         raise UserError(
             "--conditions is {conditions}, but the rows of {questions} name no place in a document; "

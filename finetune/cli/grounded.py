@@ -10,7 +10,7 @@ import typer
 from finetune.options import KINDS, SyntheticOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
+from rag.cli.console import counting, loading, note, note_message, out, say, table
 from rag.cli.options import (
     KB,
     ModelOptions,
@@ -25,7 +25,6 @@ from rag.cli.options import (
 
 if TYPE_CHECKING:
     from finetune.synth.build import SyntheticReport
-    from finetune.synth.raft import RaftRow
     from rag.config import Config
     from rag.generate import Generator
 
@@ -86,6 +85,8 @@ def write_rows(config: "Config", folder: Path, options: SyntheticOptions, model:
     from rag.load import open_pipeline
 
     check_new(folder)  # before the work
+    if options.preferences:
+        check_new_file(options.preferences)
     generator: Generator | None = None
     if "model" in options.chosen:
         generate = GenerateOptions(**model.values)
@@ -99,6 +100,36 @@ def write_rows(config: "Config", folder: Path, options: SyntheticOptions, model:
         progress = partial(counting, say("questions"))
         report = build(builder, folder, options, generator=generator, progress=progress)
     _show(report, folder, options.heldout)
+    if options.preferences:
+        note(str(options.preferences))
+
+
+def check_new_file(path: Path) -> None:
+    """Raises `UserError`, before the work, if there is a file, or none can be written."""
+    from finetune.evaluate.compare import check_place
+
+    check_place(path)
+    if path.exists():
+        raise UserError("{path} is there already; name a new file", path=path)
+
+
+@with_options(
+    "Write an exam about a knowledge base: choices, true or false. `eval` asks it before and after."
+)
+def exam(
+    base: str = argument("KB", "The knowledge base, as for --kb."),
+    output: Path = option("--output -o FILE", "New file for the questions (JSON lines).", default=...),
+    limit: int | None = option("--limit N", "Maximum number of questions.", least=1),
+    seed: int = option("--seed", "The same seed gives the same file.", default=0),
+) -> None:
+    from finetune.synth import build
+
+    check_new_file(output)
+    with existing_kb(base).open_store() as store:
+        rows = build.exam(store, limit=limit, seed=seed)
+    build.write_lines(output, rows)
+    note_message("{count} questions", count=len(rows))
+    out(str(output))
 
 
 def window(model: str | None) -> tuple[Any, int]:
@@ -151,20 +182,6 @@ def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:
     rejected = [(say(names), counts[why]) for why, names in REJECTIONS.items() if counts[why]]
     if rejected:
         table("", [say("rejected"), say("questions")], rejected)
-    for sample in report.samples:
-        _show_row(sample)
     if heldout and not report.total("heldout"):
         note_message("only one document has questions, so none is held out; all rows are for training")
     note(str(folder))
-
-
-def _show_row(row: "RaftRow") -> None:
-    pair = row.question.pair
-    kind = say(KINDS[pair.kind])
-    out_message("Question ({kind}): {question}", kind=kind, question=pair.question)
-    for number, source in enumerate(row.sources, start=1):
-        text = " ".join(source.passage.text.split())
-        mark = "*" if number == row.gold else " "
-        out(f" {mark}[{number}] {source.hit.chunk.title}: {text[:60]}…")
-    out_message("Answer: {text}", text=row.messages[-1].text)
-    out()

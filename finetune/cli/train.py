@@ -95,19 +95,30 @@ def train_adapter(
     """
     from accelerate import Accelerator
 
-    from finetune.data.tokenize import locked
+    from finetune.data.tokenize import MOST_BYTES, locked
     from finetune.train.checkpoint import check_resumable, delete_training, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
     from finetune.train.setup import finish, open_tuned, own_pages, read_sets
+    from ingest.store.atomic import disk_usage
+    from rag.chatglm.memory import gigabytes
 
     folder, resume, dry_run = run_options.out_dir, run_options.resume, run_options.dry_run
     accelerator = Accelerator(cpu=device == "cpu")
     main = accelerator.is_main_process
     # One of the processes reports; errors of the others are shown, too.
     with nullcontext() if main else redirect_stderr(StringIO()):
-        sets = read_sets(data, model, options, cache=cache_home() / "tokens")
+        tokens = cache_home() / "tokens"
+        sets = read_sets(data, model, options, cache=tokens)
         show_sets(sets)
+        if tokens.is_dir():
+            sizes = [gigabytes(size) for size in (disk_usage(tokens), MOST_BYTES)]
+            note_message(
+                "cache of tokens: {size} of at most {most}, in {folder}",
+                size=sizes[0],
+                most=sizes[1],
+                folder=tokens,
+            )
         show_memory(model, sets, options, device=device)
         if resume:
             check_resumable(folder, identity(sets.digests, options, accelerator))
@@ -146,24 +157,15 @@ def train_adapter(
 def check_free(folder: Path) -> None:
     """Raises `UserError` if the folder holds something that a new training would mix with."""
     from finetune.train.checkpoint import checkpoints, is_training
+    from ingest.store.atomic import check_new
 
-    if folder.exists() and not folder.is_dir():
-        raise UserError("{folder} is a file; name a new folder with --out", folder=folder)
-    if not folder.exists() or not any(folder.iterdir()):
-        return
     if not is_training(folder):
-        raise UserError("{folder} is not empty; name a new folder with --out", folder=folder)
-    if found := checkpoints(folder):
-        raise UserError(
-            "{folder} holds a training at step {step}; add --resume to continue, "
-            "--overwrite-output-dir to lose it, or name another --out",
-            folder=folder,
-            step=found[-1][0],
-        )
+        return check_new(folder)
     raise UserError(  # it may still run
-        "{folder} holds a training without a checkpoint; begin again with "
-        "--overwrite-output-dir, or name another --out",
+        "{folder} holds a training at step {step}; add --resume to continue, "
+        "--overwrite-output-dir to lose it, or name another --out",
         folder=folder,
+        step=max((step for step, _ in checkpoints(folder)), default=0),
     )
 
 
@@ -218,8 +220,6 @@ def show_result(result: "TrainingResult", training: "Training") -> None:
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turns an error of the file system into a `UserError`; after Ctrl-C, says how to continue."""
-    from finetune.train.checkpoint import checkpoints
-
     try:
         yield
     except OSError as problem:
@@ -230,10 +230,7 @@ def writing(folder: Path) -> Iterator[None]:
             strerror=problem.strerror or problem,
         ) from problem
     except KeyboardInterrupt:
-        if checkpoints(folder):
-            note_message("stopped; the same command with --resume continues from the last checkpoint")
-        else:
-            note_message("stopped before the first checkpoint; add --overwrite-output-dir to begin again")
+        note_message("stopped; the same command with --resume continues from the last checkpoint")
         raise
 
 
@@ -284,6 +281,6 @@ def show_memory(model: Path, sets: "Sets", options: TrainOptions, *, device: str
         return
     rows = estimator.largest(sets, free)
     more = say(" (or more)") if (rows + 1) * one.length > MOST_TOKENS else ""
-    option, count = ("--pack-length", rows * one.length) if options.packing else ("--batch-size", rows)
     warning = say("this does not fit; ") if estimate.total > free else ""
-    note(warning + say("the largest that fits: {option} {largest}", option=option, largest=f"{count}{more}"))
+    largest = f"{rows * one.length}{more}"
+    note(warning + say("the largest that fits: {option} {largest}", option="--pack-length", largest=largest))

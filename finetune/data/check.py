@@ -95,11 +95,10 @@ def diagnose(
     lengths = array("i")
     samples: list[Example] = []
     longest: tuple[int, Example] | None = None
-    rows, last = 0, ""
+    rows = 0
     for item in read(paths, columns=columns):
-        if item.source != last:  # a row may give several examples
-            rows, last = rows + 1, item.source
-            progress()
+        rows += 1
+        progress()
         if isinstance(item, Finding):
             findings.append(item)
             continue
@@ -185,7 +184,7 @@ def controls(example: Example) -> Iterator[Finding]:
 
 
 def _texts(example: Example) -> tuple[str, ...]:
-    return (*(message.text for message in example.messages), example.input)
+    return (*(message.text for message in example.messages), example.input, example.rejected)
 
 
 def unplaced_messages(example: Example, template: str) -> Iterator[Finding]:
@@ -217,7 +216,8 @@ def _tokens(example: Example, encoder: "RowEncoder") -> tuple[list[int], Finding
     if size <= encoder.max_length:
         return lengths, None
     try:
-        encoder(example)
+        if not encoder(example).shortened:  # the halves of a pair fit
+            return lengths, None
     except InvalidRow as invalid:
         return lengths, invalid.finding(example.source)
     text = Translatable(

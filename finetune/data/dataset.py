@@ -28,8 +28,6 @@ FEATURES = {
 }  # fmt: skip
 """As `datasets` writes its columns' types, in a form that all of its versions read."""
 
-Lists = tuple[Ids, NDArray[np.int32]]
-"""The concatenated values of lists, and the offset of each list and of the end."""
 NONE = np.zeros(0, np.int32)
 
 
@@ -87,15 +85,13 @@ class TokenSet:
         try:
             record = json.loads((folder / RECORD).read_text("utf-8"))
             with pa.memory_map(str(folder / DATA)) as file, pa.ipc.open_stream(file) as stream:
-                self._parts = [(_lists(batch[IDS]), _lists(batch[LABELS])) for batch in stream]
+                self._table = stream.read_all()
             counts = record["counts"]
             self.counts = Counts(**counts | {"ended": tuple(counts["ended"])})
             self.digest = str(record["digest"])
             self.target: dict[str, Any] = dict(record["made_for"])
             """The generation that the rows are for, their template, and their tokenizer's hash."""
-            lengths = [np.diff(ends) for (_, ends), _ in self._parts]
-            self.lengths: NDArray[np.int32] = np.concatenate([NONE, *lengths])
-            self._starts = np.cumsum([0, *map(len, lengths)])
+            self.lengths: NDArray[np.int32] = np.concatenate([NONE, *(b.lengths for b in self.blocks())])
             whole = len(self) == record["rows"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             raise damaged_set(folder) from None
@@ -109,16 +105,14 @@ class TokenSet:
         """The row at `index`, from 0, in arrays of its own."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        part = int(np.searchsorted(self._starts, index, "right")) - 1
-        place = index - self._starts[part]
-        return TokenRow(*(v[ends[place] : ends[place + 1]].copy() for v, ends in self._parts[part]))
+        return TokenRow(*(self._table[name][index].values.to_numpy().copy() for name in (IDS, LABELS)))
 
     def blocks(self) -> Iterator[RowBlock]:
         """Some rows at a time, in order; all counts come with the first block."""
         yield RowBlock.empty(self.counts)
-        for (ids, ends), (labels, _) in self._parts:
-            part = slice(ends[0], ends[-1])
-            yield RowBlock(ids[part], labels[part], np.diff(ends))
+        for batch in self._table.to_batches():
+            ids, labels = (batch[name].flatten().to_numpy() for name in (IDS, LABELS))
+            yield RowBlock(ids, labels, np.diff(batch[IDS].offsets.to_numpy()))
 
     def is_whole(self) -> bool:
         """Whether the rows are those that were written; reads them all."""
@@ -194,10 +188,6 @@ def _batch(block: RowBlock, schema: pa.Schema) -> pa.RecordBatch:
         first = learnt[np.searchsorted(learnt, ends[:-1])] - ends[:-1]
         columns.append(pa.array(first + 1, pa.int64()))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _lists(column: Any) -> Lists:
-    return column.values.to_numpy(), column.offsets.to_numpy()
 
 
 def damaged_set(folder: Path) -> UserError:

@@ -1,12 +1,13 @@
 """Training data in the forms that people have it -> `Example`s, or what is wrong with a row.
 
 The fields of a row decide its form: alpaca's (instruction, input, output, history, system), the
-tutorial's (context, target), Stanford's seed tasks (instruction, instances), conversations
-(messages, conversations), or the columns that the caller names.
+tutorial's (context, target), Stanford's seed tasks (instruction, instances), preference pairs (instruction, chosen, rejected), conversations (messages, conversations), or the columns that the caller
+names.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +52,7 @@ _OBJECT = Translatable("an object")
 AS_FOUND = Columns()
 
 
-def conversation(record: Record, columns: Columns = AS_FOUND) -> list[Example]:
+def conversation(record: Record, columns: Columns = AS_FOUND) -> Example:
     """All answers are learnt except those whose weight is 0. Raises `InvalidRow` if a message is out
     of turn, the last is not the assistant's, or nothing is learnt."""
     row = record.value
@@ -82,7 +83,7 @@ def conversation(record: Record, columns: Columns = AS_FOUND) -> list[Example]:
             "every message of the assistant has weight 0; at least one must count in the loss", "missing"
         )
     whole = row.keys() >= GROUNDED
-    return [Example(tuple(messages), "", frozenset(context_only), record.source, whole=whole)]
+    return Example(tuple(messages), "", frozenset(context_only), record.source, whole=whole)
 
 
 def _message(value: Any, number: int) -> tuple[Message, bool]:
@@ -157,7 +158,7 @@ def _check_turn(role: Role, before: str, number: int) -> None:
 
 
 def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Example | Finding]:
-    """Every row of the files in order: its examples (one, except for seed tasks), or a bad `Finding`.
+    """Every row of the files in order: an example, or a bad `Finding`.
 
     Rows are read one at a time, and none is held. Raises `UserError` for a file that is missing,
     without rows, or of no known form.
@@ -181,7 +182,7 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
                 form = _form_of(item.value, columns)
                 if form is None:
                     raise missing_field(columns.prompt or "instruction")
-                yield from form(item, columns)
+                yield form(item, columns)
             except InvalidRow as invalid:
                 yield invalid.finding(item.source)
 
@@ -207,7 +208,10 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
             inner=short_repr(inner),
         )
     named = [column for column in (columns.prompt, columns.response) if column]
-    wanted = " + ".join(named) or "instruction + output, context + target, messages, conversations"
+    wanted = (
+        " + ".join(named)
+        or "instruction + output, context + target, instruction + chosen + rejected, messages, conversations"
+    )
     raise UserError(
         "{name} has the fields {found}; need {wanted} (name other fields with --prompt-column and "
         "--response-column of rag finetune train and prepare)",
@@ -215,7 +219,7 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
     )  # fmt: skip
 
 
-Form = Callable[[Record, Columns], list[Example]]
+Form = Callable[[Record, Columns], Example]
 
 
 def _form_of(row: Mapping[str, Any], columns: Columns) -> Form | None:
@@ -228,10 +232,12 @@ def _form_of(row: Mapping[str, Any], columns: Columns) -> Form | None:
         return _context_target
     if "instances" in row:
         return _seed_task
+    if "chosen" in row or "rejected" in row:
+        return _preference
     return _columns if "instruction" in row or "output" in row else None
 
 
-def _columns(record: Record, columns: Columns) -> list[Example]:
+def _columns(record: Record, columns: Columns) -> Example:
     """Alpaca's form, under its own names or the caller's."""
     row: Mapping[str, Any] = record.value
     prompt, history = columns.prompt or "instruction", columns.history or "history"
@@ -241,7 +247,25 @@ def _columns(record: Record, columns: Columns) -> list[Example]:
         question = require_text(row, prompt)
     answer = require_text(row, columns.response or "output")
     past = _history(row.get(history), history)
-    return [_example(record, question or "", input, answer, past, text_of(row, "system") or "")]
+    return _example(record, question or "", input, answer, past, text_of(row, "system") or "")
+
+
+def _seed_task(record: Record, columns: Columns) -> Example:
+    """Stanford's form: alpaca's fields, but for the instruction, are those of its one instance."""
+    instances = record.value["instances"]
+    if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], dict):
+        raise wrong_type('"instances"', instances, Translatable("a list of one object"))
+    return _columns(Record(record.source, {**record.value, **instances[0]}), columns)
+
+
+def _preference(record: Record, columns: Columns) -> Example:
+    """LLaMA-Factory's form of a pair for an alpaca question. Neither answer may be cut: both must follow
+    the same prompt."""
+    example = _columns(record, Columns(response="chosen"))
+    rejected = require_text(record.value, "rejected")
+    if rejected.strip() == example.answer.strip():
+        raise InvalidRow('"chosen" and "rejected" are the same text; a pair needs two answers', "conflict")
+    return replace(example, rejected=rejected, whole=True)
 
 
 def _example(
@@ -270,7 +294,7 @@ def _history(value: Any, name: str) -> list[Message]:
     return past
 
 
-def _context_target(record: Record, columns: Columns) -> list[Example]:
+def _context_target(record: Record, columns: Columns) -> Example:
     """The tutorial's form: its frame is taken off; a context of any other form is the question."""
     context = require_text(record.value, "context")
     answer = require_text(record.value, "target")
@@ -278,19 +302,4 @@ def _context_target(record: Record, columns: Columns) -> list[Example]:
     question, input = (frame[1], frame[2] or "") if frame else (context, "")
     if is_blank(question) and is_blank(input):
         question, input = context, ""
-    return [_example(record, question, input, answer, [], "")]
-
-
-def _seed_task(record: Record, columns: Columns) -> list[Example]:
-    """Each instance with the row's instruction."""
-    row: Mapping[str, Any] = record.value
-    instances = row["instances"]
-    if not isinstance(instances, list) or not instances:
-        raise wrong_type('"instances"', instances, Translatable("a list of objects"))
-    found: list[Example] = []
-    for instance in instances:
-        if not isinstance(instance, dict):
-            raise wrong_type('"instances"', instance, _OBJECT)
-        value = {"instruction": row.get("instruction"), **instance}
-        found += _columns(Record(record.source, value), columns)
-    return found
+    return _example(record, question, input, answer, [], "")

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.check import CONTROLS, Diagnosis, Unit
-from finetune.types import IGNORED, Finding, Problem, TokenRow
+from finetune.types import Finding, Problem, TokenRow
 from ingest.i18n import Translatable, Translator, translate
 from ingest.normalize import readable
-from rag import plot
 
 MAX_TOGETHER = 8
 """The most tokens that one character is made of."""
@@ -41,7 +40,7 @@ def pieces(row: TokenRow, tokenizer: Any) -> list[TokenPiece]:
         return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     ids = [int(index) for index in row.ids]
-    learnt = [bool(label != IGNORED) for label in row.labels]
+    learnt = [bool(label >= 0) for label in row.labels]
     special = [_is_special(index, tokenizer) for index in ids]
     # After another token, a token's leading blank is kept.
     anchor = encode_text("a", tokenizer)[-1:]
@@ -120,7 +119,7 @@ SHARE = 0.99
 """The share of the rows that determines the bins; the few that are much longer share the last one."""
 BINS, BAR = 20, 40
 """The most bins of a histogram, and the length of its longest bar in characters."""
-HEADS = {"json": (b'{\n "files"',), "html": (b"<!doctype html>",), "picture": (b"\x89PNG", b"<?xml")}
+HEADS = {"json": b'{\n "files"', "html": b"<!doctype html>"}
 """How the files that are written begin."""
 
 
@@ -280,19 +279,3 @@ def bars(lengths: NDArray[np.int32]) -> list[tuple[str, str, str]]:
         (bin.label, f"{bin.count:,}", "█" * round(BAR * bin.count / most) or "▏" * bool(bin.count))
         for bin in drawn
     ]
-
-
-def draw(diagnosis: Diagnosis, path: Path, say: Translator) -> None:
-    """Write the histogram to `path` (.png or .svg); a PNG is in Chinese only if a font for it is
-    installed. Raises `UserError` if it can't be drawn."""
-    say = plot.speaker(say, plot.check_picture(path))
-    drawn = bins(diagnosis.lengths)
-    shares = [bin.count / len(diagnosis.lengths) for bin in drawn]
-    plot.draw_bars(
-        path,
-        [bin.label for bin in drawn],
-        {say(UNITS[diagnosis.unit]): [(share, share, share) for share in shares]},
-        label=say("share of the rows"),
-        title=summary(diagnosis, say),
-        most=max(shares, default=1.0),
-    )

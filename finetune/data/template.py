@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finetune.options import MAX_LENGTH
-from finetune.types import IGNORED, Example, InvalidRow, TokenRow
+from finetune.types import IGNORED, REJECTED, Example, InvalidRow, TokenRow
 from ingest.errors import UserError
 from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat, encode_text, tutorial_prompt
 from rag.types import Message
@@ -59,7 +59,8 @@ class RowEncoder:
 
     A longer example loses its earliest turns, then the middle of its question, and finally the end
     of its answer. The tokens between question and answer, the start of the answer, and the token
-    that ends it, always stay.
+    that ends it, always stay. The two conversations of a preference pair are one row, and `max_length`
+    is that of each.
     """
 
     tokenizer: Any
@@ -77,7 +78,10 @@ class RowEncoder:
         else:
             answers = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
             learnt = [i for i in answers if i + first not in example.context_only]
-        if self.generation in CONTINUED:
+        if example.rejected:
+            answers = (turns[-1], replace(turns[-1], text=example.rejected))
+            fitted = [self._fit([*turns[:-1], answer], learnt) for answer in answers]
+        elif self.generation in CONTINUED:
             fitted = [self._fit(turns, learnt)]
         else:
             fitted = [self._fit(turns[: i + 1], [i]) for i in learnt]
@@ -90,6 +94,10 @@ class RowEncoder:
                 max_length=self.max_length,
             )
         rows = tuple(row for row, _ in fitted)
+        if example.rejected:
+            rows[1].labels[0] = REJECTED
+            ids, labels = (np.concatenate([getattr(row, name) for row in rows]) for name in ("ids", "labels"))
+            rows = (TokenRow(ids, labels),)
         return Encoded(rows, shortened or example.unplaced(self.template) > 0)
 
     def _fit(self, turns: Sequence[Message], learnt: Sequence[int]) -> tuple[TokenRow, bool]:

@@ -29,14 +29,15 @@ from finetune.data.template import (
     TutorialOptions,
     tutorial_context,
 )
-from finetune.options import Columns
+from finetune.options import Columns, Objective
 from finetune.types import Example, InvalidRow, row_error
 from ingest.errors import Busy, UserError
+from ingest.i18n import Translatable
 from ingest.store.atomic import disk_usage, new_folder, write_whole
 from rag.chatglm.chat import TEMPLATES
 from rag.chatglm.tokenization import open_tokenizer
 
-VERSION = 4
+VERSION = 5
 """Increased whenever the same data would give other rows, or another layout on disk."""
 BLOCK_EXAMPLES = 512
 MOST_BYTES = 10 << 30
@@ -62,19 +63,21 @@ def tokenize(
     columns: Columns = AS_FOUND,
     tutorial: TutorialOptions | None = None,
     skip_bad: bool = False,
+    objective: Objective = "sft",
     progress: Callable[[int], None] | None = None,
 ) -> TokenSet:
     """The rows of all examples of the files, in order; from `cache` if they are there.
 
     With `tutorial` they are the tutorial's rows, whatever `template` and `max_length` are.
     `progress` gets the number of examples done. Raises `UserError` at the first bad row or one that
-    can't be cut, unless `skip_bad`, and if no row is left.
+    can't be cut, unless `skip_bad`, if no row is left, and for pairs with another `objective` than ORPO
+    or the reverse.
     """
     if template not in TEMPLATES:
         raise UserError(
             "the template is {text!r}; it is one of {known}", text=template, known=list(TEMPLATES)
         )
-    how: dict[str, Any] = {"template": template, "max_length": max_length}
+    how: dict[str, Any] = {"template": template, "max_length": max_length, "objective": objective}
     if tutorial:
         how = {"script": "TutorialOptions", **asdict(tutorial)}
         template, columns = "tutorial", context_columns(paths, columns)
@@ -89,7 +92,8 @@ def tokenize(
         encoder: Encoder = RowEncoder(CachedTokenizer(tokenizer), generation, template, max_length)
         if tutorial:
             encoder = TutorialEncoder(tokenizer, generation, tutorial, columns == CONTEXTS)
-        rows = blocks(usable(paths, columns, skip_bad=skip_bad), encoder, skip_bad=skip_bad)
+        examples = of_objective(usable(paths, columns, skip_bad=skip_bad), objective)
+        rows = blocks(examples, encoder, skip_bad=skip_bad)
         with new_folder(place, replace=True) as folder:
             write(folder, rows, target_of(tokenizer_dir, generation, template), progress=progress)
         _trim(cache, keep=place.parent)
@@ -124,6 +128,19 @@ def usable(paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> Iterat
             yield Counts(bad=item.bad, ended=(item.source,) if item.problem == "ended" else ())
         else:
             raise row_error(item, "--skip-bad")
+
+
+def of_objective(items: Iterator[Example | Counts], objective: Objective) -> Iterator[Example | Counts]:
+    """The same; raises `UserError` at one that the objective can't learn from."""
+    for item in items:
+        if isinstance(item, Example) and bool(item.rejected) != (objective == "orpo"):
+            raise UserError(
+                '{source} is {kind}; rag finetune train learns pairs ("chosen" and "rejected", as grounded '
+                "--preferences writes them) with --objective orpo, and rows with one answer without it",
+                source=item.source,
+                kind=Translatable("a pair") if item.rejected else Translatable("no pair"),
+            )
+        yield item
 
 
 def blocks(items: Iterator[Example | Counts], encoder: Encoder, *, skip_bad: bool) -> Iterator[RowBlock]:

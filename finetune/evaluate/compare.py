@@ -48,6 +48,7 @@ def _rate(title: Translatable, part: str, whole: str = "asked", *, larger_is_bet
 
 
 MEASURES = {
+    "accuracy": _rate(Translatable("Accuracy"), "accuracy"),
     "exact": _rate(Translatable("Exact match"), "exact"),
     "contains": _rate(Translatable("Holds the answer"), "contains"),
     "f1": _rate(Translatable("F1"), "f1"),
@@ -63,7 +64,7 @@ MEASURES = {
         Translatable("Unsupported sentences"), "unsupported", "claims", larger_is_better=False
     ),
 }
-PRIMARY = ("f1", "refusal_precision", "refusal_recall")
+PRIMARY = ("accuracy", "f1", "refusal_precision", "refusal_recall")
 """They decide whether the adapter is shipped."""
 REFUSALS = ("refusal_precision", "refusal_recall", "refusal_f1")
 BLEU4 = Translatable("BLEU-4: over characters, nltk's sentence_bleu with method3, x 100, as THUDM's ptuning")
@@ -142,7 +143,7 @@ def decide(comparisons: Comparisons) -> Decision:
     gains: list[Translatable] = []
     for (condition, name), each in comparisons.items():
         primary, reason = name in PRIMARY, partial(_reason, condition, name, each)
-        outweighed = name != "f1" and refuses_better & {condition, ALL}
+        outweighed = name in REFUSALS and refuses_better & {condition, ALL}
         if primary and each.high < 0 and not outweighed:
             losses.append(reason(Translatable("worse")))
         # A precision has no exact test, and an improvement shows in F1 or recall, too.
@@ -180,7 +181,7 @@ def _reason(condition: str, name: str, each: Difference, change: Translatable) -
     )
 
 
-PANEL = ("f1", "exact", "grounded", "refusal_recall", "refusal_precision", "refusal_f1")
+PANEL = ("accuracy", "f1", "exact", "grounded", "refusal_recall", "refusal_precision", "refusal_f1")
 """Measures of a picture; those that were not measured are left out."""
 
 

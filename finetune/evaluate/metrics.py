@@ -48,6 +48,16 @@ def contains(reply: str, answer: str) -> float:
     return float(part in whole)
 
 
+_CHOICE = re.compile(r"(?<![a-z])(?:[a-d]|true|false)(?![a-z])|不对|不正确|错|对|正确", re.IGNORECASE)
+_SAME = {"正确": "对", "不对": "错", "不正确": "错"}
+
+
+def chosen(reply: str, answer: str) -> float:
+    """1 if the first letter, or the first word for true or false, in the reply is the answer."""
+    found = _CHOICE.search(reply)
+    return float(found is not None and _SAME.get(found[0], found[0]).lower() == answer.lower())
+
+
 def f1(reply: str, answer: str) -> float:
     """The harmonic mean of precision and recall over the tokens as a bag, 0 to 1.
 

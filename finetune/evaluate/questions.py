@@ -1,7 +1,8 @@
 """Questions that no training has seen, and the prompts that compare two models on them.
 
 They are `heldout.jsonl` of `rag finetune grounded`; a set of `rag eval`, whose documents are in the
-knowledge base; or training data in alpaca's forms, which has no places in documents.
+knowledge base; an exam of `rag finetune exam`; or training data in alpaca's forms. The last two have no
+places in documents.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from rag.pipeline import Pipeline
 from rag.prompt import compose
 from rag.types import Message, Sampling, Source
 
-Form = Literal["grounded", "set", "alpaca"]
+Form = Literal["grounded", "set", "exam", "alpaca"]
 GROUNDED = {"question", "answer", "document", "start", "end"}
 
 
@@ -51,6 +52,8 @@ class HeldOutQuestion:
     places: tuple[Place, ...] = ()
     example: Example | None = None
     """The conversation that it ends, if there is more than the question."""
+    exam: bool = False
+    """The answer is a letter, or says whether a statement is true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ def form_of(path: Path) -> Form:
         return "set"
     first = next(records(path), None)
     row = first.value if isinstance(first, Record) else None
-    return "grounded" if isinstance(row, dict) and row.keys() >= GROUNDED else "alpaca"
+    names = row.keys() if isinstance(row, dict) else ()
+    return "grounded" if {*names} >= GROUNDED else "exam" if "exam" in names else "alpaca"
 
 
 def read(path: Path, store: Store | None, columns: Columns = AS_FOUND) -> HeldOutSet:
@@ -80,7 +84,7 @@ def read(path: Path, store: Store | None, columns: Columns = AS_FOUND) -> HeldOu
     if form == "set":
         candidates = _of_set(Dataset.load(path), store)
     else:
-        candidates = _grounded(path) if form == "grounded" else _alpaca(path, columns)
+        candidates = _grounded(path) if form == "grounded" else _alpaca(path, columns, exam=form == "exam")
     questions: dict[str, HeldOutQuestion] = {}
     lost: list[str] = []
     for question in candidates:
@@ -102,7 +106,7 @@ def _usable(question: HeldOutQuestion, form: Form, store: Store | None) -> bool:
     """Whether there is an answer to compare with, and the knowledge base has it at its place."""
     if not question.answerable:
         return True
-    if form == "alpaca" or not store:
+    if form in ("alpaca", "exam") or not store:
         return bool(question.answers)
     if form == "set":
         return bool(question.answers and question.places)
@@ -137,10 +141,10 @@ def _text(row: dict[str, Any], name: str, where: str) -> str:
     return text
 
 
-def _alpaca(path: Path, columns: Columns) -> Iterator[HeldOutQuestion]:
+def _alpaca(path: Path, columns: Columns, *, exam: bool) -> Iterator[HeldOutQuestion]:
     for example in examples([path], columns=columns):
         text = example.question or example.input
-        yield HeldOutQuestion(example.source, text, (example.answer,), example=example)
+        yield HeldOutQuestion(example.source, text, (example.answer,), example=example, exam=exam)
 
 
 def _of_set(dataset: Dataset, store: Store | None) -> Iterator[HeldOutQuestion]:

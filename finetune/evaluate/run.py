@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.evaluate.metrics import bare, bleu4, contains, exact, f1, rouge_l
+from finetune.evaluate.metrics import bare, bleu4, chosen, contains, exact, f1, rouge_l
 from finetune.evaluate.questions import Case, Cases, Condition, HeldOutQuestion, Pair
 from ingest.store import Store
 from rag.cite import cite, claims, declines, marks, numbers
@@ -47,7 +47,7 @@ def score(case: Case, text: str, store: Store | None) -> ScoredReply:
     if not case.refuse:
         reply = "" if refused else bare(text)
         scores["asked"] = 1.0
-        for name, metric in TEXT_METRICS.items():
+        for name, metric in ({"accuracy": chosen} if case.question.exam else TEXT_METRICS).items():
             scores[name] = max(metric(reply, answer) for answer in case.question.answers)
     if not case.sources:
         return ScoredReply(text, refused, (), (), scores)

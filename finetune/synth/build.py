@@ -6,17 +6,18 @@ training row.
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 from finetune.options import SyntheticOptions
-from finetune.synth.pair import QuestionAnswer, QuestionKind, TitledPassage, normalize
+from finetune.synth.pair import QuestionAnswer, QuestionKind, TitledPassage, is_self_contained, normalize
 from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion
 from finetune.synth.rules import pairs_by_rule
 from ingest.chunk import sentences
@@ -27,6 +28,7 @@ from ingest.store import Store
 from ingest.store.atomic import check_new, new_folder, write_whole
 from ingest.types import Chunk, Document, Passage
 from rag.generate import Generator
+from rag.question import script_of
 from rag.types import Message, Sampling, Script
 
 _NO_TITLE = re.compile(
@@ -205,8 +207,6 @@ class SyntheticReport:
     """The documents that have rows, by id."""
     rejected: Counter[str] = field(default_factory=Counter)
     """By reason."""
-    samples: list[RaftRow] = field(default_factory=list)
-    """The first row that cites and the first that refuses."""
 
     def total(self, side: Side) -> int:
         return sum(count for (_, of), count in self.rows.items() if of == side)
@@ -231,7 +231,7 @@ def build(
     pool.gather(builder.pipeline.store, options.chosen)
     items = pool.ordered()
     report = SyntheticReport(rejected=pool.rejected)
-    rows: list[tuple[str, dict[str, Any]]] = []
+    rows: list[tuple[str, RaftRow]] = []
     with progress(len(items)) as tick:
         for document, item in items:
             row = _row(item, document, builder, generator, pool)
@@ -239,9 +239,7 @@ def build(
             if isinstance(row, str):
                 report.rejected[row] += 1
                 continue
-            if (row.gold is None) not in [sample.gold is None for sample in report.samples]:
-                report.samples.append(row)
-            rows.append((document.digest, row.record))
+            rows.append((document.digest, row))
             if len(rows) == options.limit:
                 break
     if not rows:
@@ -256,23 +254,26 @@ def build(
     # Split only now that it is known which documents have rows.
     heldout = heldout_digests([digest for digest, _ in rows], options.heldout, options.seed)
     files: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": []}
-    for digest, record in rows:
-        side: Side = "heldout" if digest in heldout else "train"
+    pairs: list[dict[str, Any]] = []
+    for digest, row in rows:
+        record, side = row.record, "heldout" if digest in heldout else "train"
         files[side].append(record)
+        pairs += row.preferences if side == "train" else []
         report.rows[record["kind"], side] += 1
         report.refusals[record["kind"], side] += record["gold"] is None
         report.documents[record["document"]] = side
-    if options.plain:
-        files["plain"] = [
-            {"instruction": record["question"], "input": "", "output": record["reply"]}
-            for record in files["train"]
-        ]
     with new_folder(out) as folder:
         for name, records in files.items():
-            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            if text:
-                write_whole(folder / f"{name}.jsonl", text.encode("utf-8", "replace"))
+            if records:
+                write_lines(folder / f"{name}.jsonl", records)
+    if options.preferences:
+        write_lines(options.preferences, pairs)
     return report
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    write_whole(path, text.encode("utf-8", "replace"))
 
 
 def heldout_digests(digests: Sequence[str], share: float, seed: int) -> frozenset[str]:
@@ -301,3 +302,64 @@ def _row(
     if pool.is_duplicate(pair):
         return "duplicate"
     return builder.row(SyntheticQuestion(pair, document))
+
+
+_EXAM_KINDS: tuple[QuestionKind, ...] = ("definition", "table", "cloze")
+_NUMBER = re.compile(r"[\d.,零〇一二两三四五六七八九十百千万亿]+")
+_CHOOSE: dict[Script, str] = {"han": "只回复选项的字母。", "latin": "Reply with the letter only."}
+_JUDGE: dict[Script, tuple[str, str, str]] = {
+    "han": ("判断下面的说法，只回复“对”或“错”：", "对", "错"),
+    "latin": ("Is this statement true or false? Reply with one word: ", "true", "false"),
+}
+
+
+def exam(store: Store, *, limit: int | None, seed: int) -> list[dict[str, Any]]:
+    """Rows that ask for one of four choices, or whether a statement is true, about half of each.
+
+    Wrong choices, and what makes a statement false, answer other questions about the same kind of fact. The
+    same knowledge base and seed give the same rows. Raises `UserError` if none can be made.
+    """
+    pool = QuestionPool(seed)
+    pool.gather(store, _EXAM_KINDS)
+    pairs = [(document, item) for document, item in pool.ordered() if isinstance(item, QuestionAnswer)]
+    alike: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for _, pair in pairs:
+        alike[_fact(pair)].setdefault(normalize(pair.answer), pair.answer)
+    rows: list[dict[str, Any]] = []
+    for document, pair in pairs:
+        right, reply, dice = normalize(pair.answer), normalize(pair.reply), Random(f"{seed} {pair.question}")
+        wrong = [text for key, text in alike[_fact(pair)].items() if key not in reply and right not in key]
+        script, wrong = script_of(pair.question), dice.sample(wrong, min(3, len(wrong)))
+        if len(wrong) == 3 and (dice.random() < 0.5 or not is_self_contained(pair.reply)):
+            choices = dice.sample([pair.answer, *wrong], 4)
+            lines = [f"{letter}. {one_line(text)}" for letter, text in zip("ABCD", choices, strict=True)]
+            text, answer = (
+                "\n".join([pair.question, *lines, _CHOOSE[script]]),
+                "ABCD"[choices.index(pair.answer)],
+            )
+        elif wrong and pair.answer in pair.reply and is_self_contained(pair.reply):
+            (ask, *answers), is_false = _JUDGE[script], dice.random() < 0.5
+            said = pair.reply.replace(pair.answer, wrong[0]) if is_false else pair.reply
+            text, answer = ask + said, answers[is_false]
+        else:
+            continue
+        row = {"instruction": text, "input": "", "output": answer, "exam": pair.kind}
+        rows.append(row | {"source": document.source, "start": pair.start, "end": pair.end})
+    if not rows:
+        raise UserError(
+            "no exam can be made from this knowledge base: none of its {count} definitions, figures and cells "
+            "has another of its kind to be told from; ingest more documents",
+            count=len(pairs),
+        )
+    return rows[:limit]
+
+
+def _fact(pair: QuestionAnswer) -> str:
+    """The kind of fact that an answer is: a column of a table, a number of a unit, a purpose, or its rule
+    and script."""
+    if pair.kind == "table":
+        return re.split("[；;]", pair.reply.rpartition(pair.answer)[0])[-1].strip()
+    unit = _NUMBER.sub("0", pair.answer)
+    if "目的是什么" in pair.question:
+        return "purpose"
+    return f"{pair.kind} {unit if '0' in unit and len(unit) <= 8 else script_of(pair.question)}"

@@ -1,12 +1,12 @@
-"""Rows -> which of them each step takes, and how they lie in memory: packed or padded.
+"""Rows -> which of them each step takes, and how they lie in memory: packed, without padding.
 
-The layout never changes what is computed: a packed sample attends to no other and has its own
-positions, as if it were alone.
+The layout never changes what is computed: a sample attends to no other and has its own positions, as
+if it were alone.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,48 +14,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.options import TrainOptions
-from finetune.types import IGNORED, TokenRow
+from finetune.types import IGNORED, REJECTED, TokenRow
 
 Indices = NDArray[np.int64]
-GROUP = 50
-"""Rows of similar length are put together among so many steps (transformers' Trainer has 50)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What goes through the model at once: B lines of S tokens."""
+    """What goes through the model at once: a line of S tokens, which holds whole samples."""
 
     ids: Tensor
-    """[B, S]"""
+    """[1, S]"""
     labels: Tensor
-    """[B, S]: the label of a token is the token itself or IGNORED, as in `TokenRow`; the first token
+    """[1, S]: the label of a token is the token itself or IGNORED, as in `TokenRow`; the first token
     of a sample is never learnt."""
     samples: Tensor
-    """[B, S]: which sample of its line a token belongs to, from 1; 0 is padding."""
+    """[1, S]: which sample a token belongs to, from 1."""
     positions: Tensor
-    """[B, S]: places within the sample, from 0."""
+    """[1, S]: places within the sample, from 0."""
+    rejected: tuple[int, ...] = ()
+    """The samples that are worse than the one before them (preference pairs)."""
 
     @property
     def learnt(self) -> int:
-        """The number of learnt tokens."""
-        return int((self.labels != IGNORED).sum())
+        """The number of learnt tokens; those of rejected samples are not."""
+        rejected = torch.isin(self.samples, torch.tensor(self.rejected, device=self.samples.device))
+        return int(((self.labels != IGNORED) & ~rejected).sum())
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(t.to(device) for t in (self.ids, self.labels, self.samples, self.positions)))
-
-
-def batches_of(rows: Sequence[TokenRow], options: TrainOptions) -> list[Batch]:
-    """The batches in which a device's rows of a step go through the model."""
-    if options.packing:
-        return pack(rows, options.pack_length)
-    return pad(rows, options.per_device_train_batch_size)
+        names = ("ids", "labels", "samples", "positions")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def pack(rows: Sequence[TokenRow], length: int) -> list[Batch]:
-    """One batch for each line of concatenated rows, which has at most `length` tokens.
+    """Batches of at most `length` tokens.
 
-    A longer row gets its own line. First fit, the longest first (Johnson 1973).
+    A longer row gets its own. First fit, the longest first (Johnson 1973).
     """
     lines: list[list[TokenRow]] = []
     room: list[int] = []
@@ -67,46 +61,28 @@ def pack(rows: Sequence[TokenRow], length: int) -> list[Batch]:
         else:
             lines[place].append(row)
             room[place] -= len(row)
-    return [_batch([line]) for line in lines]
+    return [_batch(line) for line in lines]
 
 
-def pad(rows: Sequence[TokenRow], size: int, *, length: int | None = None) -> list[Batch]:
-    """Batches of `size` rows, each padded on the right to its longest row, or to `length`."""
-    ordered = sorted(rows, key=len, reverse=True)
-    return [
-        _batch([[row] for row in ordered[start : start + size]], length)
-        for start in range(0, len(ordered), size)
-    ]
-
-
-def _batch(lines: Sequence[Sequence[TokenRow]], length: int | None = None) -> Batch:
-    width = length or max(sum(map(len, line)) for line in lines)
-    ids, samples, positions = (torch.zeros(len(lines), width, dtype=torch.long) for _ in range(3))
-    labels = torch.full((len(lines), width), IGNORED)
-    for i, line in enumerate(lines):
-        start = 0
-        for number, row in enumerate(line, 1):
-            span = slice(start, start + len(row))
-            ids[i, span] = torch.from_numpy(row.ids.astype(np.int64))
-            labels[i, span] = torch.from_numpy(row.labels.astype(np.int64))
-            labels[i, start] = IGNORED  # the token before it belongs to another sample
-            samples[i, span] = number
-            positions[i, span] = torch.arange(len(row))
-            start += len(row)
-    return Batch(ids, labels, samples, positions)
+def _batch(line: Sequence[TokenRow]) -> Batch:
+    ids, labels = (np.concatenate([getattr(row, name) for row in line]) for name in ("ids", "labels"))
+    first = labels == REJECTED  # the first token of a sample
+    first[np.cumsum([0, *map(len, line[:-1])])] = True
+    samples = np.cumsum(first)
+    rejected = tuple(samples[labels == REJECTED].tolist())
+    labels[first] = IGNORED  # the token before it belongs to another sample
+    arrays = (ids, labels, samples, np.arange(len(ids)) - np.flatnonzero(first)[samples - 1])
+    return Batch(*(torch.from_numpy(array.astype(np.int64))[None] for array in arrays), rejected=rejected)
 
 
 class Stream:
     """An endless stream of row numbers: all of them in a new random order for each epoch.
 
-    It depends on nothing but seed and place, so that a training can continue anywhere. If rows will
-    be padded, their `lengths` bring those of similar length together, in shuffled blocks of `size`.
+    It depends on nothing but seed and place, so that a training can continue anywhere.
     """
 
-    def __init__(
-        self, rows: int, seed: int, *, lengths: NDArray[np.int32] | None = None, size: int = 1
-    ) -> None:
-        self.rows, self.seed, self.lengths, self.size = rows, seed, lengths, size
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows, self.seed = rows, seed
         self._order = lru_cache(1)(self._shuffle)
 
     def take(self, start: int, end: int) -> Indices:
@@ -119,16 +95,7 @@ class Stream:
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _shuffle(self, epoch: int) -> Indices:
-        rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(self.rows)
-        if self.lengths is None:
-            return order
-        blocks: list[Indices] = []
-        for start in range(0, self.rows, GROUP * self.size):
-            group = order[start : start + GROUP * self.size]
-            group = group[np.argsort(-self.lengths[group], kind="stable")]
-            blocks += [group[i : i + self.size] for i in range(0, len(group), self.size)]
-        return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
+        return np.random.default_rng((self.seed, epoch)).permutation(self.rows)
 
 
 @dataclass(frozen=True, slots=True)

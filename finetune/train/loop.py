@@ -19,7 +19,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from finetune.data.dataset import Counts
 from finetune.options import TrainOptions
-from finetune.train.batches import Plan, Stream, batches_of
+from finetune.train.batches import Plan, Stream, pack
 from finetune.train.checkpoint import (
     BASE,
     LOG_FILE,
@@ -89,11 +89,9 @@ def enable_checkpointing(base: Any) -> None:
 def plan(sets: Sets, options: TrainOptions, devices: int) -> Plan:
     """The rows that each step takes, of all devices together."""
     size = options.per_device_train_batch_size * options.gradient_accumulation_steps * devices
-    lengths = None if options.packing else sets.train.lengths
     general = sets.general
-    own = max(1, size - round(size * options.mix))  # so many of them are in a step
     return Plan(
-        Stream(len(sets.train), options.seed, lengths=lengths, size=own),
+        Stream(len(sets.train), options.seed),
         size,
         options.num_train_epochs,
         options.max_steps,
@@ -321,14 +319,16 @@ class Training:
                 yield report
 
     def step(self, number: int) -> tuple[float, float, int]:
-        """Do one update; returns the mean loss of its learnt tokens, the gradients' norm, its tokens."""
+        """Do one update; returns the mean loss, the gradients' norm, its tokens."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         seed = np.random.SeedSequence((self.options.seed, number, rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
         rows = self.sets.of(self.plan, number)[rank::world]
-        batches = [batch for batch in batches_of(rows, self.options) if batch.learnt]
-        counts = torch.tensor([sum(b.learnt for b in batches), sum(b.ids.numel() for b in batches)])
-        learnt, read = (int(n) for n in self.optimizer.sum(counts.double()))
+        batches = [batch for batch in pack(rows, self.options.pack_length) if batch.learnt]
+        counts = torch.tensor([(b.learnt, b.ids.numel(), len(b.rejected)) for b in batches] or [(0, 0, 0)])
+        learnt, read, pairs = (int(n) for n in self.optimizer.sum(counts.double().sum(0)))
+        # ORPO: the mean over tokens of the chosen answers, and over pairs of the odds' term.
+        odds = self.options.orpo_beta * learnt / max(1, pairs)
         if not learnt:
             raise UserError(
                 "step {number}: no token of its rows counts in the loss: their answers are empty or cut "
@@ -338,7 +338,7 @@ class Training:
         total = torch.zeros((), dtype=torch.float64)
         with self._together():
             for batch in batches:
-                loss = finite_loss(self.tuned.model, batch.to(self.accelerator.device), number + 1)
+                loss = finite_loss(self.tuned.model, batch.to(self.accelerator.device), number + 1, odds)
                 total += float(loss.detach())
                 self.optimizer.backward(loss / learnt)
         mean = float(self.optimizer.sum(total)) / learnt

@@ -6,7 +6,7 @@ trained parameters is that of upstream (1,949,696 at rank 8 of ChatGLM2-6B).
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,12 @@ ADAPTER = "default"
 
 STATED = ("peft_type", "r", "lora_alpha", "lora_dropout", "bias", "inference_mode")
 """Fields of adapter_config.json that are written even if they have their default."""
+
+
+def stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that say something: a default doesn't, and older versions of PEFT do not know all fields."""
+    defaults = LoraConfig().to_dict()
+    return {name: value for name, value in config.items() if name in STATED or value != defaults.get(name)}
 
 
 class LoraOfCodes(Linear):
@@ -85,14 +91,9 @@ class Lora:
             "inference_mode": True,
             "lora_alpha": self.options.alpha * strength,
         }
-        # A default says nothing, and older versions of PEFT do not know all fields.
-        defaults = LoraConfig().to_dict()
-        settings = {
-            name: value for name, value in config.items() if name in STATED or value != defaults.get(name)
-        }
         # Otherwise PEFT would ask a hub whether embeddings were resized.
         how: Any = {"adapter_name": ADAPTER, "save_embedding_layers": False}
-        write_lora(folder, settings, get_peft_model_state_dict(self.model, **how))
+        write_lora(folder, stated(config), get_peft_model_state_dict(self.model, **how))
 
     def release(self) -> Any:
         """The model as it was before, without LoRA; this object can't be used any more."""

@@ -1,4 +1,4 @@
-"""The loss: the cross-entropy of the learnt tokens, computed only at their places."""
+"""The loss: the cross-entropy of the learnt tokens, computed only at their places, and ORPO's term."""
 
 import math
 from contextlib import ExitStack
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -18,6 +18,8 @@ from finetune.types import IGNORED, TokenRows
 from ingest.errors import UserError
 from rag.chatglm.configuration import generation_of
 
+LEAST = 1e-6
+"""Of 1 - p, so that the odds of a certain answer are finite."""
 ROW_ATTENTION = "lines"
 """The name under which transformers finds `attend`."""
 
@@ -55,8 +57,11 @@ AttentionInterface.register(ROW_ATTENTION, attend)
 AttentionMaskInterface.register(ROW_ATTENTION, sdpa_mask)
 
 
-def summed_loss(model: Any, batch: Batch) -> Tensor:
-    """The sum over the batch's learnt tokens of -ln p, float32, shape ().
+def summed_loss(model: Any, batch: Batch, odds: float = 0.0) -> Tensor:
+    """The sum over the batch's learnt tokens of -ln p, float32, shape (); and for each preference pair
+    `odds` times ORPO's term (Hong et al. 2024, arXiv:2403.07691): -ln sigmoid of the logarithm of the odds
+    ratio of the chosen and the rejected answer. An answer's probability is the geometric mean of those of
+    its tokens.
 
     Logits are computed where the next token is learnt; as upstream, in float32 from there on (or
     float64, if the model is).
@@ -64,15 +69,24 @@ def summed_loss(model: Any, batch: Batch) -> Tensor:
     learnt = batch.labels[:, 1:]
     places = (learnt != IGNORED).any(0).nonzero()[:, 0]
     masks = attention_inputs(model, batch)
-    logits = model(batch.ids, **masks, use_cache=False, logits_to_keep=places).logits  # [B, n, V]
-    targets = learnt[:, places]
-    exact = logits.float() if logits.dtype.itemsize < 4 else logits
-    return cross_entropy(exact.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    logits = model(batch.ids, **masks, use_cache=False, logits_to_keep=places).logits  # [1, n, V]
+    exact = (logits.float() if logits.dtype.itemsize < 4 else logits).flatten(0, 1)
+    losses = cross_entropy(exact, learnt[:, places].flatten(), reduction="none")
+    if not batch.rejected:
+        return losses.sum()
+    counts = batch.samples[0, 1:][places].bincount(minlength=int(batch.samples.max()) + 1)
+    of_sample = losses.split(counts.tolist())  # from number 0, which no token has
+    total = torch.stack([part.sum() for n, part in enumerate(of_sample) if n not in batch.rejected]).sum()
+    means = torch.stack(
+        [torch.stack([-of_sample[n - 1].mean(), -of_sample[n].mean()]) for n in batch.rejected]
+    )
+    log_odds = means - (-torch.expm1(means.clamp(max=-LEAST))).log()  # ln(p / (1 - p)), [pairs, 2]
+    return total - odds * logsigmoid(log_odds[:, 0] - log_odds[:, 1]).sum()
 
 
-def finite_loss(model: Any, batch: Batch, step: int) -> Tensor:
+def finite_loss(model: Any, batch: Batch, step: int, odds: float = 0.0) -> Tensor:
     """The summed loss; if it is not finite in `step`, raises `UserError` that names the cause."""
-    loss = summed_loss(model, batch)
+    loss = summed_loss(model, batch, odds)
     if not bool(loss.isfinite()):
         raise not_finite(model, batch, step)
     return loss
@@ -82,13 +96,12 @@ def attention_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     """The model's arguments that say which tokens of `batch` attend to each other, and positions."""
     if generation_of(model.config) == 1:
         return {"attention_mask": batch.samples}  # numbers of samples, as it takes them
-    real = batch.samples > 0
-    if int(batch.samples.max()) == 1:
-        return {} if real.all() else {"attention_mask": real.long()}
-    if model.config._attn_implementation == ROW_ATTENTION and len(real) == 1 and real.all():
+    lengths = batch.samples[0].bincount()[1:].tolist()
+    if len(lengths) == 1:
+        return {}
+    if model.config._attn_implementation == ROW_ATTENTION:
         # transformers passes a mask with four axes through and creates none.
-        unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=real.device)
-        lengths = batch.samples[0].bincount()[1:].tolist()
+        unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.ids.device)
         return {"lengths": lengths, "attention_mask": unused, "position_ids": batch.positions}
     length = batch.ids.shape[1]
     same = batch.samples[:, :, None] == batch.samples[:, None]

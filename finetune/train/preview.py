@@ -5,7 +5,6 @@ module (as Korthikanti et al. 2022, "Reducing Activation Recomputation in Large 
 section 4, count a plain transformer); the tests compare the sums with measured peaks.
 """
 
-from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from time import monotonic
@@ -16,11 +15,11 @@ import torch
 from transformers import Glm4Config
 
 from finetune.options import LoraOptions, TrainOptions
-from finetune.train.batches import Batch, batches_of, pack
+from finetune.train.batches import Batch, pack
 from finetune.train.loop import Sets, Training
 from finetune.train.lora import FUSED, native_targets
 from finetune.train.loss import EVALUATION_ROWS, evaluate, summed_loss
-from finetune.types import IGNORED, TokenRow, TokenRows
+from finetune.types import IGNORED, TokenRows
 from rag.chatglm import memory
 from rag.chatglm.adapter import PrefixEncoder
 from rag.chatglm.configuration import generation_of, stored_dtype
@@ -35,17 +34,14 @@ SAMPLED, TIMED_STEPS, TIMED_ROWS = 2000, 3, 16  # rows to count learnt tokens of
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The size of a batch: `rows` x `length` tokens; at `places` of the columns one is predicted."""
+    """The size of a batch: `length` tokens; at `places` of them one is predicted."""
 
-    rows: int
     length: int
     places: int
-    padded: bool = False
 
     @classmethod
     def of(cls, batch: Batch) -> "Size":
-        (rows, length), places = batch.ids.shape, int((batch.labels != IGNORED).any(0).sum())
-        return cls(rows, length, places, bool((batch.samples == 0).any()))
+        return cls(batch.ids.numel(), int((batch.labels != IGNORED).sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +97,9 @@ class Estimator:
         options, estimates = self.options, [self._idle()]
         count = options.per_device_train_batch_size * options.gradient_accumulation_steps
         for rows in filter(None, (sets.train, sets.general)):
-            sizes = _largest(rows, count, lambda step: batches_of(step, options))
-            estimates += map(self.train, sizes)
+            estimates += map(self.train, _largest(rows, count, options.pack_length))
         for rows in sets.measured.values():
-            sizes = _largest(rows, EVALUATION_ROWS, lambda some: pack(some, options.pack_length))
-            estimates += map(self.evaluate, sizes)
+            estimates += map(self.evaluate, _largest(rows, EVALUATION_ROWS, options.pack_length))
         return max(estimates, key=lambda estimate: estimate.total)
 
     def largest(self, sets: Sets, room: int) -> int:
@@ -114,34 +108,32 @@ class Estimator:
         low, high = 0, max(1, MOST_TOKENS // one.length) + 1
         while high - low > 1:
             count = (low + high) // 2
-            size = Size(count, one.length, one.places, padded=count > 1)
-            if self.options.packing:
-                size = Size(1, count * one.length, count * one.places)
+            size = Size(count * one.length, count * one.places)
             low, high = (count, high) if self.train(size).total <= room else (low, count)
         return low
 
     def train(self, size: Size) -> MemoryEstimate:
         """The memory of forward and backward of one batch, with AdamW's moments."""
-        layer, work, tokens = self._saved(size), self._backward(size), size.rows * size.length
+        layer, work, tokens = self._saved(size), self._backward(size), size.length
         if self.options.gradient_checkpointing:  # inputs of layers and of the last norm
             saved = (self.layers + 1) * tokens * self.config.hidden_size * self.item
             work += layer
         else:
             saved = self.layers * layer
-        if self.first or self.prefix or size.padded:
+        if self.first or self.prefix:
             saved += tokens * (size.length + self.prefix)  # a mask of bools
         # A prefix: the mask of its dropout and the result, float32 before rows repeat it.
         prefix = self.prefix * 2 * self.keys * self.layers * 2
-        saved += prefix * (size.rows * self.item if self.first else FLOAT)
+        saved += prefix * (self.item if self.first else FLOAT)
         # Log-probabilities, their gradient, and that of the logits.
-        words = size.rows * size.places * self.config.vocab_size
+        words = size.places * self.config.vocab_size
         head = CODES_WORK * self.coded_head + words * self.item if self.coded_head else 0
         return self._sum(saved, 3 * FLOAT * words, max(work, head))
 
     def evaluate(self, size: Size) -> MemoryEstimate:
         """The memory of the forward pass of one batch, which saves nothing."""
         each = 2 * FLOAT + (self.item if self.item < FLOAT else 0)
-        logits = size.rows * size.places * self.config.vocab_size * each
+        logits = size.places * self.config.vocab_size * each
         work = max(self._saved(size) + self.floats, CODES_WORK * self.coded_head)
         return self._sum(0, logits, work)
 
@@ -188,7 +180,7 @@ class Estimator:
         config, item, method = self.config, self.item, self.options.method
         width, inner = config.hidden_size, config.intermediate_size
         seen, keys = size.length + self.prefix, self.keys
-        masked = self.first or self.prefix or size.padded
+        masked = self.first or self.prefix
         if self.first:
             # Two norms: input, mean and deviation. Gelu: input.
             each = 2 * (width + 2) * item + inner * item
@@ -212,7 +204,7 @@ class Estimator:
                 each += (0 if shared else (FLOAT + mask) * into) + FLOAT * method.rank
                 each += method.dora * 2 * FLOAT * out
                 fixed += method.dora * FLOAT * into * (into + method.rank)
-        return round(each * size.rows * size.length) + fixed
+        return round(each * size.length) + fixed
 
     def _backward(self, size: Size) -> int:
         """Temporary bytes of the backward pass of a layer, beside those that it saved."""
@@ -223,7 +215,7 @@ class Estimator:
             each = max(each, FLOAT * (into + out) + item * into)  # LoRA's input and output are cast
             if getattr(method, "dora", False):  # W, BA, W + BA
                 fixed = max(fixed, 3 * FLOAT * into * out)
-        return each * size.rows * size.length + fixed
+        return each * size.length + fixed
 
     def _adapted(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of the linear modules of one layer that LoRA is put on."""
@@ -238,19 +230,19 @@ class Estimator:
         return {end: (modules[end].in_features, modules[end].out_features) for end in ends}
 
 
-def _largest(rows: TokenRows, count: int, lay: Callable[[Sequence[TokenRow]], list[Batch]]) -> list[Size]:
+def _largest(rows: TokenRows, count: int, pack_length: int) -> list[Size]:
     """The batches of the `count` longest rows, and of those with the most learnt tokens."""
     sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(np.int64))
-    learnt = np.array([int((rows[int(i)].labels != IGNORED).sum()) for i in sample])
+    learnt = np.array([int((rows[int(i)].labels >= 0).sum()) for i in sample])
     longest, most = np.argsort(-rows.lengths, kind="stable"), sample[np.argsort(-learnt)]
     steps = ([rows[int(i)] for i in order[:count]] for order in (longest, most))
-    return [Size.of(batch) for step in steps for batch in lay(step)]
+    return [Size.of(batch) for step in steps for batch in pack(step, pack_length)]
 
 
 def longest(rows: TokenRows) -> Size:
     """A batch of only the longest row."""
     row = rows[int(np.argmax(rows.lengths))]
-    return Size(1, len(row), int((row.labels != IGNORED).sum()))
+    return Size(len(row), int((row.labels >= 0).sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +264,7 @@ def measure_time(training: Training) -> TimeEstimate:
     """
     sets, options, plan, tuned = training.sets, training.options, training.plan, training.tuned
     order = np.argsort(-sets.train.lengths, kind="stable")[: options.per_device_train_batch_size]
-    batch = batches_of([sets.train[int(i)] for i in order], options)[0]
+    batch = pack([sets.train[int(i)] for i in order], options.pack_length)[0]
     if batch.learnt:  # shows that it fits, and warms up
         training.optimizer.backward(summed_loss(tuned.model, batch.to(tuned.base.device)))
         training.optimizer.adamw.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetune.data.dataset import TokenSet, damaged_set
 from finetune.data.tokenize import target_of, tokenize
-from finetune.options import Data, LoraOptions, TrainOptions
+from finetune.options import Data, LoraOptions, Objective, TrainOptions
 from finetune.train.checkpoint import LOG_FILE, LOG_PICTURE, draw_log
 from finetune.train.loop import Sets, Training
 from finetune.train.lora import Lora, PrefixTuning, TunedModel
@@ -45,9 +45,11 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
     """
     generation = generation_of(read_model_config(model))
 
-    def rows(files: tuple[Path, ...]) -> TokenSet:
+    def rows(name: str, files: tuple[Path, ...]) -> TokenSet:
+        objective: Objective = "sft" if name == "general" else options.objective
         if len(files) == 1 and files[0].is_dir():
-            return _prepared(files[0], target_of(model, generation, options.template))
+            pairs = {"objective": objective} if objective != "sft" else {}
+            return _prepared(files[0], target_of(model, generation, options.template) | pairs)
         return tokenize(
             files,
             model,
@@ -57,10 +59,11 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
             cache=cache,
             columns=data.columns,
             skip_bad=data.skip_bad,
+            objective=objective,
         )
 
     sets = {
-        name: rows(files)
+        name: rows(name, files)
         for name, files in (("train", data.train), ("dev", data.dev), ("general", data.general))
         if files
     }

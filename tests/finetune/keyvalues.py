@@ -10,7 +10,7 @@ that plain rows, which can't teach it, lose nothing by that.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -106,14 +106,31 @@ def grounded(world: World, seed: int) -> list[Example]:
     ]
 
 
+def paired(world: World, seed: int) -> list[Example]:
+    """The rows of `grounded`, each with a worse answer: an invented one instead of a refusal, the number of
+    another passage, or no mark."""
+    dice = Random(f"pairs {seed}")
+    found: list[Example] = []
+    for example, name in zip(grounded(world, seed), world.trained, strict=True):
+        bare_answer, others = world.sentence(name), list(range(1, DISTRACTORS + 2))
+        if declines(example.answer):
+            rejected = [f"{bare_answer[:-1]}[{dice.choice(others)}]。"]
+        else:
+            right = int(example.answer[-3])
+            near = dice.choice([n for n in others if abs(n - right) == 1])
+            rejected = [bare_answer, f"{bare_answer[:-1]}[{near}]。"]
+        found += [replace(example, rejected=each) for each in rejected]
+    return found
+
+
 @contextmanager
 def adapted(
-    generator: ChatGLMGenerator, examples: Sequence[Example], seed: int, folder: Path
+    generator: ChatGLMGenerator, examples: Sequence[Example], seed: int, folder: Path, beta: float = 0.1
 ) -> Iterator[None]:
     """The model with an adapter that was trained on the examples."""
     encode = RowEncoder(generator.tokenizer, generator.generation)
     rows = MemoryRows([row for example in examples for row in encode(example).rows])
-    wanted = options(seed)
+    wanted = replace(options(seed), objective="orpo" if examples[0].rejected else "sft", orpo_beta=beta)
     assert isinstance(wanted.method, LoraOptions)
     tuned = Lora(generator.model, wanted.method, seed=seed)
     for _ in Training(tuned, Sets(rows), wanted, folder, Accelerator(cpu=True)).run():
@@ -166,14 +183,16 @@ def scores(generator: ChatGLMGenerator, world: World, seed: int) -> Scores:
 
 
 def compared(model: Path, seed: int, folder: Path) -> dict[str, Scores]:
-    """What the model in the directory `model` scores: as it is, and after either training."""
+    """What the model in the directory `model` scores: as it is, and after each training."""
     base = load(model, quant="none", device="cpu")
     generator = ChatGLMGenerator(base, open_tokenizer(model), name="tiny")
     world, threads = World.made(seed), torch.get_num_threads()
     torch.set_num_threads(1)  # more gain nothing on matrices so small
     try:
         found = {"untrained": scores(generator, world, seed)}
-        for name, rows in (("plain", plain(world)), ("retrieval-aware", grounded(world, seed))):
+        trainings = {"plain": plain(world), "retrieval-aware": grounded(world, seed)}
+        trainings["preference pairs"] = paired(world, seed)
+        for name, rows in trainings.items():
             with adapted(generator, rows, seed, folder / f"{name}-{seed}"):
                 found[name] = scores(generator, world, seed)
     finally:

@@ -93,7 +93,7 @@ def test_fusing_and_splitting_are_inverse(
     before, after = settings(there), settings(tmp_path / "back")
     assert set(after["target_modules"]) == set(before["target_modules"])
     assert (after["r"], after["lora_alpha"]) == (before["r"], before["lora_alpha"])
-    assert (after["rank_pattern"], after["alpha_pattern"]) == ({}, {})
+    assert not after.keys() & {"rank_pattern", "alpha_pattern"}
     loaded = load(model, quant="none", dtype=torch.float32)
     first, second = (answered(loaded, place) for place in (there, tmp_path / "upstream"))
     assert (first - second).norm() < 1e-6 * first.norm()

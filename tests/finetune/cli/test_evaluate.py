@@ -13,6 +13,7 @@ from torch import Tensor
 
 import rag.cli  # mounts finetune.cli, so it comes first
 from finetune.cli.evaluate import ask, evaluate
+from finetune.evaluate.metrics import chosen
 from finetune.evaluate.questions import Cases, read
 from finetune.evaluate.run import CaseResult
 from ingest.errors import UserError
@@ -122,6 +123,20 @@ def test_a_repairing_adapter_is_shipped(home: Home) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ship it (on 8 questions)" in done.stdout
     assert "better: F1, gold passage" in done.stdout
+
+
+def test_an_exam_is_asked_without_passages(home: Home, tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"{name}厂的编号是多少？\nA. 1\nB. 2", "input": "", "output": "A", "exam": "cloze"}
+        for name in "甲乙丙"
+    ]
+    questions, saved = write_lines(tmp_path / "exam.jsonl", rows), tmp_path / "eval.json"
+    done = home.evaluate(home.model, home.damaging, questions, "--json", saved)
+    assert done.returncode == DO_NOT_SHIP, done.stderr
+    value = json.loads(saved.read_text("utf-8"))
+    assert [(each["condition"], each["measure"]) for each in value["figures"]] == [("closed", "accuracy")]
+    for reply in value["replies"]:
+        assert reply["base"]["scores"]["accuracy"] == chosen(reply["base"]["text"], "A")
 
 
 @pytest.fixture

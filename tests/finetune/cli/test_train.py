@@ -97,7 +97,7 @@ def test_a_training_without_a_checkpoint_starts_again_with_overwrite(
         (part / name).write_text("step,epoch,loss\n0,0,9\n", "utf-8")
     code, _, err = train(rows, tiny, part, *SHORT)
     assert code == 1
-    assert "without a checkpoint; begin again with --overwrite-output-dir" in err
+    assert "holds a training at step 0; add --resume to continue, --overwrite-output-dir to lose it" in err
     code, _, err = train(rows, tiny, part, *SHORT, "--overwrite-output-dir")
     assert code == 0, err
     for name in ("loss.csv", "adapter_model.safetensors"):

@@ -203,16 +203,6 @@ def test_samples_are_the_first_the_longest_or_the_wanted_rows(tmp_path: Path) ->
     assert [one.source for one in chosen] == ["a.json:4", "a.json:10"]
 
 
-def test_instances_of_one_row_are_one_row(tmp_path: Path) -> None:
-    instances = [{"input": "", "output": "甲"}, {"input": "x", "output": "乙"}]
-    rows = [{"instruction": "问", "instances": instances}, row("问", "甲")]
-    seen: list[int] = []
-    diagnosis = checked(tmp_path, rows, progress=lambda: seen.append(1))
-    assert (diagnosis.rows, diagnosis.usable, len(seen)) == (2, 2, 2)
-    assert findings_of(diagnosis) == [("a.json:2", "duplicate", False)]
-    assert len(diagnosis.lengths) == 3
-
-
 def test_rows_are_not_kept_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("w", encoding="utf-8") as file:

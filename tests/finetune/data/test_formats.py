@@ -133,6 +133,17 @@ def test_written_rows_are_read_back(
     assert one(folder, lines, chosen=chosen) == expected
 
 
+@settings(max_examples=25, deadline=None)
+@given(conversations(turns=3, with_system=True, given="past"), WORDS)
+def test_pairs_of_answers_are_read_back(
+    tmp_path_factory: pytest.TempPathFactory, example: Example, rejected: str
+) -> None:
+    row = alpaca(example)
+    row |= {"chosen": row.pop("output"), "rejected": f"{rejected}甲"}
+    (found,) = one(tmp_path_factory.mktemp("a"), json.dumps([row]))
+    assert found == replace(example, source="a.json:1", rejected=f"{rejected}甲", whole=True)
+
+
 @settings(max_examples=50, deadline=None)
 @given(question=WORDS, input=WORDS | st.just(""), answer=WORDS)
 def test_a_table_and_chosen_columns(
@@ -196,8 +207,11 @@ GOOD = {"role": "user", "content": "问"}, {"role": "assistant", "content": "答
         ({"instruction": "问", "output": "答", "history": [["", "答"]]}, "empty", '"history[1].question" is empty; need a text'),
         ({"instruction": "问", "output": "答\ud83d"}, "encoding", '"output" holds half a character (a lone surrogate); write it whole'),
         ({"context": "问"}, "missing", '"target" is missing; need a text'),
-        ({"instruction": "问", "instances": []}, "type", '"instances" is a list of 0; need a list of objects'),
+        ({"instruction": "问", "instances": []}, "type", '"instances" is a list of 0; need a list of one object'),
         ({"instruction": "问", "instances": [{"output": ""}]}, "empty", '"output" is empty; need a text'),
+        ({"instruction": "问", "chosen": "答"}, "missing", '"rejected" is missing; need a text'),
+        ({"instruction": "问", "rejected": "答"}, "missing", '"chosen" is missing; need a text'),
+        ({"instruction": "问", "chosen": "答", "rejected": " 答"}, "conflict", '"chosen" and "rejected" are the same text; a pair needs two answers'),
         ({"messages": []}, "empty", '"messages" is empty; need messages'),
         ({"messages": "问"}, "type", '"messages" is a text; need a list of messages'),
         ({"messages": ["问"]}, "type", "message 1 is a text; need an object"),

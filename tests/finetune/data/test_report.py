@@ -22,7 +22,6 @@ from finetune.data.report import (
     bars,
     bins,
     counts,
-    draw,
     figures,
     page,
     record,
@@ -185,21 +184,3 @@ def test_bars_are_as_long_as_their_rows_are_many() -> None:
     shown = Page(page(of_lengths(lengths), [], Translator("en"))).text
     for label, count, bar in bars(np.array(lengths, np.int32)):
         assert f"{label}{count}{bar}" in shown.replace("\n", "")
-
-
-@pytest.mark.parametrize("lengths", [[], [0], [5] * 9, list(range(300)), [*range(99), 90_000]])
-def test_histograms_are_drawn(lengths: list[int], tmp_path: Path) -> None:
-    for name, head in (("a.png", b"\x89PNG\r\n\x1a\n"), ("a.svg", b"<?xml")):
-        draw(of_lengths(lengths), tmp_path / name, Translator("en"))
-        assert (tmp_path / name).read_bytes().startswith(head)
-
-
-def test_a_picture_is_in_the_reader_s_language(tmp_path: Path) -> None:
-    """In an SVG, whose text is drawn by the reader's own fonts."""
-    lengths = [*range(99), 90_000]
-    draw(of_lengths(lengths, "characters"), tmp_path / "a.svg", Translator("zh"))
-    drawn = (tmp_path / "a.svg").read_text("utf-8")
-    for text in ("字符", "中位数 49"):
-        assert text in drawn
-    assert "of a row" not in drawn
-    draw(of_lengths(lengths), tmp_path / "a.png", Translator("zh"))  # any fonts, no warning

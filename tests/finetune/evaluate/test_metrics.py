@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from finetune.evaluate.metrics import bare, bleu4, contains, exact, f1, rouge_l, tokens, words
+from finetune.evaluate.metrics import bare, bleu4, chosen, contains, exact, f1, rouge_l, tokens, words
 
 TEXT = st.text("甲乙丙丁 ab1.。", max_size=12)
 METRICS = {"exact": exact, "contains": contains, "f1": f1, "rouge_l": rouge_l}
@@ -43,6 +43,18 @@ def test_bleu_equals_a_computation_by_hand() -> None:
     assert bleu4("abca", "abdc") == pytest.approx(100 * (3 / 4 * 1 / 3 * 1 / 4 * 1 / 4) ** (1 / 4))
     # One character against three: exp(1 - 3/1), and 1, 1/2, 1/4, 1/8.
     assert bleu4("a", "abc") == pytest.approx(100 * exp(-2) * (1 / 2 * 1 / 4 * 1 / 8) ** (1 / 4))
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "right"),
+    [
+        ("B", "B", 1), ("答案是B。", "B", 1), ("b) 六个月", "B", 1), ("A 或 B", "B", 0), ("About B", "B", 1),
+        ("", "B", 0), ("对", "对", 1), ("这句话不对。", "对", 0), ("不正确", "错", 1), ("True.", "true", 1),
+        ("untrue", "true", 0),
+    ],
+)  # fmt: skip
+def test_the_first_choice_in_a_reply_counts(reply: str, answer: str, right: int) -> None:
+    assert chosen(reply, answer) == right
 
 
 @given(TEXT, TEXT)

@@ -1,6 +1,7 @@
 """Training sets from a knowledge base: split by document, the same bytes for the same seed."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,9 @@ import pytest
 from finetune.data.formats import examples
 from finetune.evaluate.questions import read
 from finetune.options import SyntheticOptions
-from finetune.synth.build import SyntheticReport, heldout_digests
+from finetune.synth.build import SyntheticReport, exam, heldout_digests, write_lines
 from finetune.synth.build import build as build_rows
+from finetune.synth.pair import normalize
 from finetune.synth.raft import RaftBuilder
 from ingest.errors import UserError
 from ingest.store import open_store
@@ -34,7 +36,7 @@ def characters(messages: Sequence[Message]) -> int:
 
 
 def build(base: Path, out: Path, options: SyntheticOptions | None = None, **more: object) -> SyntheticReport:
-    chosen = options or SyntheticOptions(plain=True, heldout=0.4)
+    chosen = options or SyntheticOptions(heldout=0.4)
     with open_base(base) as pipeline:
         builder = RaftBuilder(pipeline, characters, 4000, 3, 0.3, seed=chosen.seed)
         return build_rows(builder, out, chosen, **more)  # type: ignore[arg-type]  (by name)
@@ -78,7 +80,45 @@ def test_a_document_is_on_one_side_alone(built: tuple[Path, SyntheticReport]) ->
     assert (report.total("train"), report.total("heldout")) == (len(train), len(held))
     refusals = sum(row["gold"] is None for row in train + held)
     assert sum(report.refusals.values()) == refusals > 0
-    assert len(report.samples) == 2
+
+
+def test_pairs_prefer_the_targets_of_the_training_rows(base: Path, tmp_path: Path) -> None:
+    """Refusals over invented answers; marks over none, and over those of other passages."""
+    pairs = tmp_path / "pairs.jsonl"
+    build(base, tmp_path / "set", SyntheticOptions(heldout=0.4, preferences=pairs))
+    rows = {row["messages"][0]["content"]: row for row in lines(tmp_path / "set" / "train.jsonl")}
+    kinds: set[str] = set()
+    for example in examples([pairs]):
+        row, marks = rows[example.question], set(re.findall(r"\[(\d)\]", example.rejected))
+        assert example.answer == row["messages"][1]["content"]
+        assert re.sub(r" ?\[\d\]", "", example.rejected) == row["reply"]
+        assert marks != {str(row["gold"])}
+        assert example.whole
+        kinds.add("invented" if row["gold"] is None else "neighbour" if marks else "uncited")
+        assert bool(marks) or row["gold"] is not None
+    assert kinds == {"invented", "neighbour", "uncited"}
+
+
+def test_an_exam_has_one_right_answer_to_each_question(base: Path, tmp_path: Path) -> None:
+    with open_store(base) as store:
+        rows = exam(store, limit=None, seed=0)
+        assert exam(store, limit=None, seed=0) == rows
+        assert exam(store, limit=1, seed=0) == rows[:1]
+        texts = {document.source: store.text(document.id) for document in store.documents()}
+    assert {row["output"] in "ABCD" for row in rows} == {True, False}
+    for row in rows:
+        said, place = row["instruction"], texts[row["source"]][row["start"] : row["end"]]
+        choices = re.findall(r"(?m)^([ABCD])\. (.+)$", said)
+        if choices:
+            assert len({text for _, text in choices}) == 4
+            assert [letter for letter, text in choices if text in place] == [row["output"]]
+        else:
+            statement = said.partition("：")[2]
+            if row["exam"] == "table":  # the last cell may be another row's
+                statement = statement.rpartition("：")[2].rstrip("。")
+            assert row["output"] == ("对" if normalize(statement) in normalize(place) else "错"), said
+    write_lines(tmp_path / "exam.jsonl", rows)
+    assert all(question.exam for question in read(tmp_path / "exam.jsonl", None).questions)
 
 
 def test_the_rows_are_training_data_and_questions_to_evaluate(
@@ -95,14 +135,6 @@ def test_the_rows_are_training_data_and_questions_to_evaluate(
     assert held.lost == ()
 
 
-def test_plain_rows_are_the_training_questions_alone(built: tuple[Path, SyntheticReport]) -> None:
-    out, _ = built
-    rows, plain = lines(out / "train.jsonl"), lines(out / "plain.jsonl")
-    assert [row["instruction"] for row in plain] == [row["question"] for row in rows]
-    assert [row["output"] for row in plain] == [row["reply"] for row in rows]
-    assert len(list(examples([out / "plain.jsonl"]))) == len(rows)
-
-
 def test_the_same_seed_gives_the_same_bytes(
     base: Path, built: tuple[Path, SyntheticReport], tmp_path: Path
 ) -> None:
@@ -111,7 +143,7 @@ def test_the_same_seed_gives_the_same_bytes(
         command = [sys.executable, "-c", AGAIN, str(base), str(tmp_path / hashing)]
         environment = {"PYTHONHASHSEED": hashing, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=120)
-        for name in ("train", "heldout", "plain"):
+        for name in ("train", "heldout"):
             again = (tmp_path / hashing / f"{name}.jsonl").read_bytes()
             assert again == (out / f"{name}.jsonl").read_bytes()
     build(base, tmp_path / "other", SyntheticOptions(heldout=0.4, seed=7))
@@ -192,9 +224,9 @@ def test_all_files_appear_at_once(base: Path, tmp_path: Path) -> None:
         yield lambda: seen.append(len(list(out.iterdir())))
 
     out.mkdir()  # an empty one is none
-    build(base, out, SyntheticOptions(heldout=0.4, plain=True), progress=watch)
+    build(base, out, SyntheticOptions(heldout=0.4), progress=watch)
     assert set(seen) == {0}
-    assert {path.name for path in out.iterdir()} == {"train.jsonl", "heldout.jsonl", "plain.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"train.jsonl", "heldout.jsonl"}
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 

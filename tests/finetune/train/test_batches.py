@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.train.batches import Batch, Plan, Stream, pack, pad
+from finetune.train.batches import Batch, Plan, Stream, pack
 from finetune.types import IGNORED, TokenRow
 
 Lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)
@@ -35,31 +35,20 @@ def taken_apart(batches: list[Batch]) -> dict[int, tuple[list[int], list[int], l
     return found
 
 
-@given(Lengths, st.integers(1, 60), st.integers(1, 5))
-def test_each_layout_has_every_row_complete(lengths: list[int], room: int, size: int) -> None:
+@given(Lengths, st.integers(1, 60))
+def test_batches_have_every_row_complete(lengths: list[int], room: int) -> None:
     rows = made(lengths)
-    for batches in (pack(rows, room), pad(rows, size)):
-        found = taken_apart(batches)
-        assert len(found) == len(rows)
-        for row in rows:
-            ids, labels, positions = found[int(row.ids[0])]
-            assert ids == row.ids.tolist()
-            assert labels == row.labels.tolist()
-            assert positions == list(range(len(row)))
+    found = taken_apart(pack(rows, room))
+    assert len(found) == len(rows)
+    for row in rows:
+        ids, labels, positions = found[int(row.ids[0])]
+        assert ids == row.ids.tolist()
+        assert labels == row.labels.tolist()
+        assert positions == list(range(len(row)))
     for batch in pack(rows, room):
         assert len(batch.ids) == 1
         assert batch.ids.shape[1] <= room or int(batch.samples.max()) == 1
         assert bool((batch.samples > 0).all())
-    assert all(len(batch.ids) <= size for batch in pad(rows, size))
-
-
-@given(Lengths)
-def test_padding_is_not_learnt(lengths: list[int]) -> None:
-    for batch in pad(made(lengths), 4, length=50):
-        assert batch.ids.shape[1] == 50
-        padding = batch.samples == 0
-        assert bool((batch.labels[padding] == IGNORED).all())
-        assert batch.learnt == int(((batch.samples > 0) & (batch.positions > 0)).sum())
 
 
 def test_the_first_token_of_a_sample_is_never_learnt() -> None:
@@ -69,17 +58,14 @@ def test_the_first_token_of_a_sample_is_never_learnt() -> None:
     assert batch.labels.tolist() == [[IGNORED, 8, IGNORED, 8]]
 
 
-@given(st.integers(1, 50), st.integers(0, 3), st.booleans(), st.integers(1, 7), st.integers(0, 200))
-def test_a_stream_gives_each_row_once_an_epoch_from_anywhere(
-    count: int, seed: int, grouped: bool, size: int, start: int
-) -> None:
-    lengths = np.arange(count, dtype=np.int32) if grouped else None
-    stream = Stream(count, seed, lengths=lengths, size=size)
+@given(st.integers(1, 50), st.integers(0, 3), st.integers(0, 200))
+def test_a_stream_gives_each_row_once_an_epoch_from_anywhere(count: int, seed: int, start: int) -> None:
+    stream = Stream(count, seed)
     whole = stream.take(0, 4 * count)
     for epoch in range(4):
         assert sorted(whole[epoch * count : (epoch + 1) * count]) == list(range(count))
     start %= 3 * count
-    fresh = Stream(count, seed, lengths=lengths, size=size)
+    fresh = Stream(count, seed)
     assert fresh.take(start, start + count).tolist() == whole[start : start + count].tolist()
 
 
@@ -87,16 +73,6 @@ def test_epochs_and_seeds_differ() -> None:
     stream = Stream(50, 0)
     assert stream.take(0, 50).tolist() != stream.take(50, 100).tolist()
     assert stream.take(0, 50).tolist() != Stream(50, 1).take(0, 50).tolist()
-
-
-def test_rows_of_similar_length_are_batched_together() -> None:
-    lengths = np.random.default_rng(0).integers(10, 500, 1000).astype(np.int32)
-
-    def padding(stream: Stream) -> int:
-        blocks = stream.take(0, 1000).reshape(-1, 8)
-        return int((lengths[blocks].max(1, keepdims=True) - lengths[blocks]).sum())
-
-    assert padding(Stream(1000, 0, lengths=lengths, size=8)) * 10 < padding(Stream(1000, 0))
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.25, 0.5]))

@@ -15,6 +15,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions
+from finetune.train.batches import pack
 from finetune.train.checkpoint import (
     LOG_FILE,
     LOG_PICTURE,
@@ -26,21 +27,23 @@ from finetune.train.checkpoint import (
     read_log,
 )
 from finetune.train.loop import StepReport, Training
+from finetune.train.loss import summed_loss
 from finetune.train.setup import RECORD, finish
 from ingest.errors import UserError
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
-from tests.finetune.train.trainings import GOLDEN, METHODS, SHORT, result_files, rows, tiny, training
+from tests.finetune.train.trainings import GOLDEN, METHODS, SHORT, pairs, result_files, rows, tiny, training
 
-CASES = [(1, "lora", True), (1, "prefix", False), (2, "rslora", False), (2, "projected", True)]
-CASES += [(3, "lora", False), (3, "dora", True), (4, "lora", True), (4, "prefix", True)]
+CASES = [(1, "lora", False), (1, "prefix", True), (2, "rslora", True), (2, "projected", False)]
+CASES += [(3, "lora", True), (3, "dora", False), (4, "lora", False), (4, "prefix", False)]
+"""Generation, method, and whether layers are computed again."""
 
 
-@pytest.mark.parametrize(("generation", "method", "packing"), CASES)
+@pytest.mark.parametrize(("generation", "method", "again"), CASES)
 def test_a_resumed_training_ends_in_the_same_bytes(
-    generation: int, method: str, packing: bool, tmp_path: Path
+    generation: int, method: str, again: bool, tmp_path: Path
 ) -> None:
     """Stopped at a checkpoint and behind it: adapter, optimiser and log are those of one run."""
-    options = replace(SHORT, method=METHODS[method], packing=packing, gradient_checkpointing=not packing)
+    options = replace(SHORT, method=METHODS[method], gradient_checkpointing=again)
     whole = tmp_path / "whole"
     reports = list(training(whole, tiny(generation), options).run())
     assert [report.step for report in reports] == [3, 6, 9, 12]
@@ -52,6 +55,31 @@ def test_a_resumed_training_ends_in_the_same_bytes(
         del run
         list(training(part, tiny(generation), options).run(resume=True))
         assert result_files(part) == result_files(whole)
+
+
+def test_a_training_on_pairs_prefers_the_better_answers_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    options = replace(SHORT, objective="orpo", orpo_beta=1.0, max_steps=24)
+    sets = {"train": pairs(tiny(3), 20), "dev": pairs(tiny(3), 6)}
+    made = training(tmp_path / "whole", tiny(3), options, **sets)
+    [batch] = pack(sets["dev"], 10_000)
+
+    def margin() -> float:
+        """The mean of the odds' term, which is 0 if every better answer is certain to be better."""
+        made.tuned.model.eval()
+        with torch.no_grad():
+            both, sft = (float(summed_loss(made.tuned.model, batch, odds)) for odds in (1.0, 0.0))
+        made.tuned.model.train()
+        return (both - sft) / len(batch.rejected)
+
+    before = margin()
+    list(made.run())
+    assert margin() < before / 2
+    part = tmp_path / "part"
+    list(islice(training(part, tiny(3), options, **sets).run(), 3))
+    list(training(part, tiny(3), options, **sets).run(resume=True))
+    assert result_files(part) == result_files(tmp_path / "whole")
+    with pytest.raises(UserError, match="--objective"):
+        list(training(part, tiny(3), replace(options, objective="sft"), **sets).run(resume=True))
 
 
 def test_the_loss_falls_and_is_reported(tmp_path: Path) -> None:
@@ -76,15 +104,17 @@ def test_the_loss_falls_and_is_reported(tmp_path: Path) -> None:
     assert any((tmp_path / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize(("generation", "method", "packing"), CASES)
+@pytest.mark.parametrize(("generation", "method", "again"), CASES)
 def test_the_written_adapter_answers_as_trained(
-    generation: int, method: str, packing: bool, tmp_path: Path
+    generation: int, method: str, again: bool, tmp_path: Path
 ) -> None:
     """`finish` compares logits; a checkpoint is an adapter too."""
     from rag.chatglm.adapter import Adapters, probe_logits
     from rag.chatglm.adapter_files import read_adapter
 
-    made = training(tmp_path, tiny(generation), replace(SHORT, method=METHODS[method], packing=packing))
+    made = training(
+        tmp_path, tiny(generation), replace(SHORT, method=METHODS[method], gradient_checkpointing=again)
+    )
     list(made.run())
     assert finish(made, {}).apart < 1e-4
     model = tiny(generation)
@@ -156,7 +186,7 @@ def test_a_bitsandbytes_base_trains(model: Callable[[], Any], tmp_path: Path) ->
         ({"method": LoraOptions(rank=4)}, "--lora-rank = 8, now it is 4"),
         ({"method": PrefixOptions(4)}, "the method = 'LoraOptions'"),
         ({"max_steps": 20}, "--max-steps"),
-        ({"packing": False}, "--packing"),
+        ({"pack_length": 90}, "--pack-length"),
         ({"seed": 1}, "--seed"),
     ],
 )

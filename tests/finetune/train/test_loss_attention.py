@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import pad
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from finetune.options import LoraOptions
-from finetune.train.batches import Batch, pack
+from finetune.train.batches import pack
 from finetune.train.lora import Lora
 from finetune.train.loss import ROW_ATTENTION, attend, attention_inputs
 from tests.finetune.train.trainings import rows, tiny
@@ -50,14 +49,3 @@ def test_lora_trains_without_a_mask_and_restores_the_model(generation: int) -> N
     assert found["lengths"] == sorted(map(len, given), reverse=True)
     assert found["attention_mask"].numel() == 1
     assert lora.release().config._attn_implementation == before != ROW_ATTENTION
-
-
-def test_a_padded_line_has_a_mask() -> None:
-    """Padding belongs to no sample."""
-    lora = Lora(tiny(3), LoraOptions())
-    [line] = pack(rows(lora.base, 3), 500)
-    ids, labels, samples, positions = (
-        pad(held, (0, 2)) for held in (line.ids, line.labels, line.samples, line.positions)
-    )
-    batch = Batch(ids, labels, samples, positions)
-    assert attention_inputs(lora.model, batch)["attention_mask"].shape[-1] == batch.ids.shape[1]

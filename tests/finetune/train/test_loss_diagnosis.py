@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.batches import batches_of
+from finetune.train.batches import pack
 from finetune.train.loop import Training
 from finetune.train.loss import not_finite
 from finetune.types import IGNORED, TokenRow
@@ -65,7 +65,7 @@ def test_a_diverged_adapter_and_an_overflowing_base_have_different_errors(
         for value in made.tuned.trainable.values():
             value.fill_(1e4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    [batch, *_] = batches_of([made.sets.train[i] for i in range(2)], options)
+    [batch, *_] = pack([made.sets.train[i] for i in range(2)], options.pack_length)
     message = str(not_finite(made.tuned.model, batch, 7))
     assert message.startswith("step 7: the adapter has grown")
     assert "--learning-rate" in message

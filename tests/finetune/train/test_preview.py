@@ -14,7 +14,7 @@ from transformers import GlmForCausalLM
 
 from finetune.cli.train import show_memory
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
-from finetune.train.batches import Batch, batches_of
+from finetune.train.batches import Batch, pack
 from finetune.train.loop import Sets, enable_checkpointing
 from finetune.train.loss import summed_loss
 from finetune.train.preview import Estimator, Size, measure_time
@@ -75,31 +75,25 @@ def measured(shape: Any, options: TrainOptions, batch: Batch) -> int:
     return count.peak
 
 
-PACKED, PADDED = ([110, 90, 70], 5, True), ([140, 120, 100, 80], 5, False)
-MANY_WORDS = ([90, 80], 60, False)
-"""Lengths, learnt tokens, packing."""
+SHORT, LONG = ([110, 90, 70], 5), ([140, 120, 100, 80], 5)
+MANY_WORDS = ([90, 80], 60)
+"""Lengths, and learnt tokens."""
 CASES = [
-    *product((1, 3), (LORA, PREFIX), (False, True), (PACKED, PADDED, MANY_WORDS), ("float32",)),
-    *product((1, 3), (LORA, PREFIX, ALL), (False,), (PADDED,), ("bfloat16",)),
-    *product((1, 3), (ALL, LoraOptions(dora=True), LoraOptions(dropout=0)), (False,), (PADDED,),
+    *product((1, 3), (LORA, PREFIX), (False, True), (SHORT, LONG, MANY_WORDS), ("float32",)),
+    *product((1, 3), (LORA, PREFIX, ALL), (False,), (LONG,), ("bfloat16",)),
+    *product((1, 3), (ALL, LoraOptions(dora=True), LoraOptions(dropout=0)), (False,), (LONG,),
              ("float32",)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("generation", "method", "again", "data", "dtype"), CASES)
 def test_a_peak_is_estimated_within_a_tenth(
-    generation: int,
-    method: LoraOptions | PrefixOptions,
-    again: bool,
-    data: tuple[list[int], int, bool],
-    dtype: Any,
+    generation: int, method: LoraOptions | PrefixOptions, again: bool, data: tuple[list[int], int], dtype: Any
 ) -> None:
-    lengths, learnt, packing = data
+    lengths, learnt = data
     shape = config(generation, **({"vocab_size": 6000} if data is MANY_WORDS else {}))
-    options = TrainOptions(
-        method, packing=packing, pack_length=512, gradient_checkpointing=again, dtype=dtype
-    )
-    (batch,) = batches_of(list(rows(lengths, learnt)), options)
+    options = TrainOptions(method, pack_length=512, gradient_checkpointing=again, dtype=dtype)
+    (batch,) = pack(rows(lengths, learnt), options.pack_length)
     estimate = Estimator(shape, options, "cpu").train(Size.of(batch))
     # The moments are made later, by the optimiser; the trained numbers are there already.
     made = estimate.total - estimate.weights - estimate.runtime - estimate.adapter * 3 // 4
@@ -136,31 +130,28 @@ def test_the_size_of_weights_equals_the_loaded_model(
 
 
 def test_the_peak_of_a_whole_training() -> None:
-    options = TrainOptions(packing=False, per_device_train_batch_size=2)
+    options = TrainOptions(per_device_train_batch_size=2)
     sets = Sets(rows([200, 190, 60], 5))
     some, many = (Estimator(config(3, vocab_size=n), options, "cpu") for n in (600, 60000))
-    assert some.peak(sets) == some.train(Size(2, 200, 10, padded=True))
+    assert some.peak(sets) == some.train(Size(390, 10))
     learnt = Sets(MemoryRows([*sets.train, *rows([150, 150], 140)]))  # shorter, but more is learnt
-    assert many.peak(learnt) == many.train(Size(2, 150, 140))
+    assert many.peak(learnt) == many.train(Size(300, 280))
     dev = Sets(sets.train, rows([400] * 40, 390))
-    assert many.peak(dev) == many.evaluate(Size(1, 800, 780))
+    assert many.peak(dev) == many.evaluate(Size(800, 780))
     wide = Estimator(config(3, vocab_size=10**6), options, "cpu")
     assert wide.peak(Sets(rows([10], 1))).work >= 2 * 128 * 10**6  # loading
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 300), st.booleans(), st.integers(0, 10**9))
-def test_the_largest_batch_is_the_last_that_fits(length: int, packing: bool, room: int) -> None:
-    estimator = Estimator(SHAPE, TrainOptions(packing=packing), "cpu")
+@given(st.integers(1, 300), st.integers(0, 10**9))
+def test_the_largest_batch_is_the_last_that_fits(length: int, room: int) -> None:
+    estimator = Estimator(SHAPE, TrainOptions(), "cpu")
     sets = Sets(rows([length + 3], 1))
     room += estimator.weights + RUNTIME["cpu"]
     count = estimator.largest(sets, room)
 
     def total(count: int) -> int:
-        size = Size(count, length + 3, 1, count > 1)
-        if packing:
-            size = Size(1, count * (length + 3), count)
-        return estimator.train(size).total
+        return estimator.train(Size(count * (length + 3), count)).total
 
     assert count == 0 or total(count) <= room
     assert total(count + 1) > room or (count + 1) * (length + 3) > 1 << 16

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
 from finetune.train.loop import Sets, Training
 from finetune.train.lora import Lora, PrefixTuning, TunedModel
-from finetune.types import IGNORED, TokenRow
+from finetune.types import IGNORED, REJECTED, TokenRow
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.loading import load
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
@@ -49,6 +49,19 @@ def rows(model: Any, count: int, *, seed: int = 0, longest: int = 24) -> MemoryR
         ids = np.concatenate([prompt, answer]).astype(np.int32)
         labels = ids.copy()
         labels[: len(prompt)] = IGNORED
+        made.append(TokenRow(ids, labels))
+    return MemoryRows(made)
+
+
+def pairs(model: Any, count: int) -> MemoryRows:
+    """Preference pairs: the better answer counts on from the prompt, the worse one ends it in reverse."""
+    made = []
+    for row in rows(model, count):
+        start = int((row.labels == IGNORED).sum())
+        ids, labels = (
+            np.concatenate([v, v[:start], v[start:][::-1], v[-1:] + 1]) for v in (row.ids, row.labels)
+        )
+        labels[len(row)] = REJECTED
         made.append(TokenRow(ids, labels))
     return MemoryRows(made)
 
