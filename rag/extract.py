@@ -351,7 +351,7 @@ def _scores_by_words(
         passage = passages[candidate.passage]
         if passage.reading:
             span = passage.best_in(unit)
-            margin = span.margin - best[candidate.passage] if span else UNREAD
+            margin = min((span.margin if span else UNREAD) - best[candidate.passage], 0.0)
             scores[k] += SPAN * max(margin, LEAST_SPAN)
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS

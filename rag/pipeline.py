@@ -21,7 +21,7 @@ from rag.generate import Generator, check_sampling, until
 from rag.prompt import compose
 from rag.question import SmallTalk, analyze, asks_article, codes, small_talk, stand_alone, strays
 from rag.reader import Reader
-from rag.retrieve import Reranker, best_of_passages, by_reading, rank, rerank
+from rag.retrieve import Reranker, best_of_passages, by_reading, names_row, rank, rerank
 from rag.scope import Scope
 from rag.score_norm import Calibration, ScoreNorm, confidence
 from rag.types import Answer, Message, Query, ReaderOutput, RefusalFeatures, Retrieved, Sampling, Source
@@ -132,8 +132,9 @@ class Pipeline:
         curve = self.calibration.native if native else self.calibration.foreign
         excess = float(ranking.scores.max(initial=0.0)) - self.norm.level[query.script]
         reading = max((each.score for each in readings), default=0.0)
-        if hits and query.codes and query.codes <= codes(hits[0].chunk.indexed):
-            reading = max(reading, 0.0)  # an article or an error code is asked for as a whole
+        best = hits[0].chunk if hits else None
+        if best and (names_row(query, best) or (query.codes and query.codes <= codes(best.indexed))):
+            reading = max(reading, 0.0)  # a cell, or an article or an error code as a whole, is asked for
         features = RefusalFeatures(excess, reading)
         likelihood = confidence(features, curve) if hits else 0.0
         if asks_article(query) and not any(query.codes <= codes(hit.chunk.indexed) for hit in hits):

@@ -8,9 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.chunk import text_in_words
 from ingest.embed import Vector
 from ingest.errors import UserError
-from ingest.normalize import FIELDS, Field, terms
+from ingest.normalize import FIELDS, Field, terms, words
 from ingest.store import Ranking, Store, Within
 from ingest.types import Chunk, Hit, Passage
 from rag.question import codes
@@ -191,6 +192,15 @@ def best_of_passages(ranking: Ranking, store: Store, limit: int) -> tuple[list[H
                 passages += store.passages([hit.chunk])
                 hits_left.append(hit)
         return hits_left, passages
+
+
+def names_row(query: Query, chunk: Chunk) -> bool:
+    """Whether a table row of the chunk has, with its header and headings, all content words of the question."""
+    wanted = set(query.keywords.words)
+    header = chunk.context.split("\n")[-1]
+    lines = text_in_words(chunk.text, header if header.startswith("|") else "").split("\n")
+    rows = (row for line, row in zip(chunk.text.split("\n"), lines, strict=True) if row != line)
+    return any(wanted <= set(words(f"{chunk.context} {row}")) for row in rows)
 
 
 def citation(number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk) -> Citation:

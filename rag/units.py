@@ -7,8 +7,9 @@ colon, the header of a table. A heading, a question or a label alone answers not
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from ingest.chunk import CLAUSE, Span, Table, cells, in_words, is_row, short_sentences, tables
+from ingest.chunk import CLAUSE, Span, Table, cells, in_words, is_row, short_sentences, tables, trim
 from ingest.normalize import one_line
 
 LONGEST_GROUP = 1200
@@ -48,7 +49,7 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
     `headings` are the headings and the title of its document; `header` is that of a table that began
     before the passage.
     """
-    spans = short_sentences(text)
+    spans = [part for span in short_sentences(text) for part in _cut_at_headings(text, span, headings)]
     in_table = tables(text, header)
     found: list[Unit] = []
     heading, lead, members, caption = "", None, list[Unit](), ""
@@ -106,6 +107,15 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
             members.append(unit)
     close()
     return found
+
+
+def _cut_at_headings(text: str, span: Span, headings: Collection[str]) -> list[Span]:
+    """The parts of a sentence before, in and after its lines that are headings, which have no stop."""
+    start, end = span
+    lines = (m for m in re.finditer(r"[^\n]+", text[start:end]) if m[0].strip("#* ") in headings)
+    bounds = [start, *(start + at for line in lines for at in line.span()), end]
+    parts = (trim(text, *pair) for pair in pairwise(bounds))
+    return [part for part in parts if part[0] < part[1]]
 
 
 def _row(text: str, span: Span, in_table: Sequence[Table]) -> tuple[str, ...]:

@@ -138,6 +138,7 @@ def word_blocks(path: Path, *, pictures: Pictures, warn: list[str], inner: Inner
         document = Word(package, next(mains, "word/document.xml"), pictures, inner)
         yield from document.blocks(document.root)
         yield from document.margins()
+        warn += document.warnings
         if document.hidden:
             warn.append(
                 Translatable("hidden or struck text is left out: {count} places", count=document.hidden)
@@ -168,6 +169,7 @@ class Word:
         )
         self.root = package.xml(main)
         self.hidden = 0  # runs of hidden or struck text
+        self.warnings: list[str] = []
         self.rank = 0  # of the last heading by style or numbering
         self.begun = False
         self.sample = "".join(islice(self.root.itertext(), 5000))
@@ -272,9 +274,9 @@ class Word:
         return bold < _BOLD * len(filled)
 
     def _table(self, element: Element) -> Iterator[Block]:
-        """A table of one column or one row is only layout. A cell merged downwards is repeated in each
-        of its rows, so that every row can be read alone. A table in a cell follows the table."""
+        """A table of one column or one row is only layout. A table in a cell follows the table."""
         rows: list[Row] = []
+        above: dict[int, Row] = {}  # column -> the row in which its cell begins
         nested: list[tuple[str, list[Element]]] = []
         for row in _below(element, "tr"):
             if any(row.find(f"{W}trPr/{W}{state}") is not None for state in ("del", "hidden")):
@@ -284,8 +286,12 @@ class Word:
                 tables: list[Element] = []
                 text = "\n".join(block.text for block in self.blocks(cell, tables))
                 span, merged = _spans(cell.find(W + "tcPr"))
-                here.cells[at] = text or (rows[-1].cells.get(at, "") if merged and rows else "")
-                here.spans += [(at, at + span - 1, here.number)] if span > 1 else []
+                first = above.get(at, here) if merged and not text else here
+                above[at] = first
+                if first is here:
+                    here.cells[at] = text
+                if span > 1 or first is not here:
+                    first.spans = [s for s in first.spans if s[0] != at] + [(at, at + span - 1, here.number)]
                 if tables:
                     nested.append((here.text(), tables))
                 at += span
@@ -293,7 +299,7 @@ class Word:
         if len(rows) < 2 or not any(map(max, (row.cells for row in rows if row.cells))):
             yield from (Block(text) for row in rows for text in row.cells.values() if text)
         else:
-            yield from text_table(rows)
+            yield from text_table(rows, self.warnings)
         for label, tables in nested:
             if len(rows) > 1:
                 yield Block(label)

@@ -114,6 +114,7 @@ class Page(HTMLParser):
         self.left_out = 0  # characters of navigation
         self.folds = False  # whether a style sheet hides an element
         self.depth = 0  # of the deepest element
+        self.warnings: list[str] = []
         self._navigation, self._unfolded = navigation, unfolded
         self._blocks: list[Block] = []
         self._words: list[str] = []
@@ -173,12 +174,11 @@ class Page(HTMLParser):
             self._begin(tag)
 
     def _hidden(self, tag: str, values: dict[str, str]) -> bool:
-        style = "".join(values.get("style", "").split())
-        return (
+        if (tag == "dialog" and "open" not in values) or (tag == "nav" and not self._navigation):
+            return True
+        return bool(values) and (
             values.get("hidden", "until-found") != "until-found"
-            or (tag == "dialog" and "open" not in values)
-            or _UNSEEN.search(style) is not None
-            or (tag == "nav" and not self._navigation)
+            or _UNSEEN.search("".join(values.get("style", "").split())) is not None
             or self._folded(values)
         )
 
@@ -251,7 +251,7 @@ class Page(HTMLParser):
             self._words.append(data if self._pre else _running(data))
         elif self._open[-1].tag == "style":
             for selectors, declarations in _RULE.findall(data):
-                if "display:none" in "".join(declarations.split()).lower():
+                if _UNSEEN.search("".join(declarations.split())):
                     found = map(_SELECTOR.fullmatch, map(str.strip, selectors.split(",")))
                     self._invisible |= {match[1] for match in found if match}
         elif self._count["nav"]:
@@ -267,6 +267,8 @@ class Page(HTMLParser):
 
     def _flush(self) -> None:
         """End the current paragraph."""
+        if not self._words:
+            return
         text = clean("".join(self._words))
         self._words, self._scripts = [], []
         if not self._pre:
@@ -290,7 +292,7 @@ class Page(HTMLParser):
         elif len(rows) < 2 or max(map(len, rows)) < 2 or max(len(c) for r in rows for c in r) > _CELL:
             self._blocks += (Block(clean(text)) for row in rows for text in row)
         else:
-            self._blocks += text_table(table)
+            self._blocks += text_table(table, self.warnings)
 
 
 _BUTTONS = {"hidden", "password", "submit", "button", "reset", "image", "file"}
@@ -353,6 +355,7 @@ def page_blocks(
             page.left_out += _size(blocks) - _size(content)
             blocks = content
     yield from blocks
+    warn += page.warnings
     if page.left_out:
         count = page.left_out
         warn.append(

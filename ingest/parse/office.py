@@ -12,6 +12,7 @@ from ingest.files import damaged, locked
 from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, clean, comment, heading, mark, table
 from ingest.parse.html import Page
+from ingest.parse.notation import superscript
 from ingest.parse.opc import attributes, local, open_document, whole_number
 from ingest.parse.pdf import Pictures
 from ingest.parse.sheet import CELLS
@@ -22,6 +23,9 @@ MIME = {
     "rtf": "application/rtf",
     "msg": "application/vnd.ms-outlook",
 }
+
+_DELETED = re.compile(rb"\{[^{}]*\\deleted(?![a-z0-9])[^{}]*\}")  # in RTF, a change that is recorded
+_SUPERSCRIPT = re.compile(rb"(\\super(?![a-z0-9])(?:\\[a-z]+-?\d*)*[ \r\n]?)([^\\{}]+)")
 
 _TAGS = {  # of OpenDocument -> of HTML
     **{"p": "p", "list": "ul", "list-item": "li", "line-break": "br", "frame": "div", "custom-shape": "div"},
@@ -98,6 +102,9 @@ def extract(path: Path, mime: str) -> Any:
     """kreuzberg's `ExtractionResult`, without OCR and cleaning. Raises `Unreadable` if it refuses."""
     import kreuzberg
 
+    content = path.read_bytes()
+    if mime == MIME["rtf"]:
+        content = _SUPERSCRIPT.sub(_raised, _DELETED.sub(b"", content))
     config = kreuzberg.ExtractionConfig(
         use_cache=False,
         enable_quality_processing=False,
@@ -109,11 +116,16 @@ def extract(path: Path, mime: str) -> Any:
         ),
     )
     try:
-        return kreuzberg.extract_file_sync(str(path), mime, config)
+        return kreuzberg.extract_bytes_sync(content, mime, config)
     except (kreuzberg.KreuzbergError, RuntimeError, ValueError, OSError) as error:
         if re.search("password|encrypt", str(error), re.IGNORECASE):
             raise locked(path.name) from error
         raise damaged(path.name, str(error).strip().split(": ")[-1][:200]) from error
+
+
+def _raised(script: re.Match[bytes]) -> bytes:
+    """A superscript of RTF as `notation` writes it."""
+    return script[1] + superscript(script[2].decode("latin-1")).encode("latin-1")
 
 
 def document_blocks(path: Path, kind: str) -> Iterator[Block]:

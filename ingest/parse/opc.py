@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote
@@ -131,7 +132,12 @@ def resolve(folder: str, target: str) -> str:
 
 def local(element: Element) -> str:
     """The tag without its namespace."""
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+    return _without_namespace(element.tag)
+
+
+@lru_cache(1000)
+def _without_namespace(tag: object) -> str:
+    return tag.rpartition("}")[2] if isinstance(tag, str) else ""  # a comment's tag is a function
 
 
 def attributes(element: Element) -> dict[str, str]:

@@ -346,24 +346,22 @@ def _turn(page: int, new: int) -> tuple[Mark, ...]:
 def _paragraph(lines: Sequence[PrintedLine], page: int, words: Collection[str]) -> Block:
     """Lines that belong together; those are joined that were broken because they were full. A word that
     a hyphen divides is written without it if it is so among the document's `words`."""
-    text = ""
-    marks: list[Mark] = []
-    for at, line in enumerate(lines):
-        own = line.text
-        if at == 0:
-            text, start = own, 0
-        elif _flows(lines[at - 1], line):
-            if (broken := _BROKEN_WORD.search(text)) and (rest := _WORD.match(own)):
-                text = text[: -1 if (broken[1] + rest[0]).casefold() in words else None] + own
+    parts = [lines[0].text]  # lines, and what stands between them
+    marks = list(_turn(page, lines[0].page))
+    for before, line in pairwise(lines):
+        last, between = parts[-1], "\n"
+        if _flows(before, line):
+            broken, rest = _BROKEN_WORD.search(last), _WORD.match(line.text)
+            if broken and rest:
+                between = ""
+                parts[-1] = last[:-1] if (broken[1] + rest[0]).casefold() in words else last
             else:
-                text = join_lines((text, own))
-            start = len(text) - len(own)
-        else:
-            start, text = len(text) + 1, f"{text}\n{own}"
-        if line.page != page:
-            marks.append(Mark(start, "page", f"p. {line.page}"))
-            page = line.page
-    return Block(text, tuple(marks))
+                between = join_lines((last, line.text))[len(last) : -len(line.text)]
+        parts.append(between)
+        if line.page != before.page:
+            marks.append(Mark(sum(map(len, parts)), "page", f"p. {line.page}"))
+        parts.append(line.text)
+    return Block("".join(parts), tuple(marks))
 
 
 def _table(item: PdfTable, page: int) -> Iterator[Block]:

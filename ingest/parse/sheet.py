@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice, pairwise
 
+from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, comment, heading, mark, row_block, table
 from ingest.types import Mark
 
@@ -28,6 +29,8 @@ _NOTE = re.compile(
 _QUESTION = {"问题", "问", "提问", "标准问题", "常见问题", "标准问", "疑问", "question", "questions", "q"}
 _ANSWER = {"答案", "答", "回答", "解答", "答复", "回复", "标准答案", "answer", "answers", "a"}
 _UNNAMED = re.compile(r"(?:sheet|工作表|表格?|table)\s*\d*", re.IGNORECASE)
+
+ONCE = Translatable("merged cells are too large: in some rows their text is left out")
 
 Notes = Mapping[int, Mapping[int, str]]
 """Row -> column -> comment on the cell."""
@@ -68,8 +71,11 @@ class Row:
         return replace(self, cells=cells, spans=[s for s in self.spans if left <= s[0] <= right])
 
 
-def filled(rows: Iterable[Row], hidden_columns: Container[int] = ()) -> Iterator[Row]:
-    """The rows that show something, with the text of merged cells in each of their columns and rows."""
+def filled(
+    rows: Iterable[Row], hidden_columns: Container[int] = (), warn: list[str] | None = None
+) -> Iterator[Row]:
+    """The rows that show something, with the text of merged cells in each of their columns and rows, as
+    far as that does not make a table many times as long."""
     below: dict[int, tuple[int, str]] = {}  # column -> last row and text of a cell above
     last, spare = 0, _REPEATED
     for row in rows:
@@ -86,7 +92,10 @@ def filled(rows: Iterable[Row], hidden_columns: Container[int] = ()) -> Iterator
                 below |= dict.fromkeys(columns, (bottom, text))
         sizes = [sum(map(len, texts.values())) for texts in (row.cells, cells)]
         spare += _REPEATED * sizes[0] - sizes[1]
-        cells = cells if spare > 0 else row.cells
+        if spare <= 0 and sizes[0] != sizes[1]:
+            cells = row.cells
+            if warn is not None and ONCE not in warn:
+                warn.append(ONCE)
         gap = row.number > max(last, reach) + 1
         if own or row.hidden:
             last = row.number
@@ -106,9 +115,9 @@ def sheet_blocks(name: str, rows: Iterable[Row], notes: Notes | None = None) -> 
     yield from SheetLayout({} if notes is None else notes).blocks(rows)
 
 
-def text_table(rows: Iterable[Row]) -> Iterator[Block]:
+def text_table(rows: Iterable[Row], warn: list[str] | None = None) -> Iterator[Block]:
     """A table in a text. Its titles are no headings, and empty rows do not cut it."""
-    whole = (replace(row, gap=False) for row in filled(rows))
+    whole = (replace(row, gap=False) for row in filled(rows, (), warn))
     for block in SheetLayout(in_text=True).blocks(whole):
         yield replace(block, marks=())
 

@@ -111,7 +111,7 @@ def _shown(sheets: Iterator[Sheet], name: str, omissions: Omissions, warn: list[
             if sheet.hidden:
                 omissions.hidden.append(sheet.name)
             else:
-                rows = filled(omissions.watch(sheet), sheet.hidden_columns)
+                rows = filled(omissions.watch(sheet), sheet.hidden_columns, warn)
                 yield from sheet_blocks(sheet.name, rows, sheet.notes)
     except (ParseError, LookupError, struct.error, AssertionError, *DAMAGE) as error:
         raise damaged(name, error) from error
