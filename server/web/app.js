@@ -145,6 +145,10 @@ function view(name) {
   // The desk has the conversation always, and one of the lists beside it.
   if (name !== "chat") document.body.dataset.list = name;
   const pressed = narrow.matches ? name : document.body.dataset.list;
+  // A phone shows one of the three: it is the main part then.
+  for (const each of ["conversations", "documents"]) {
+    $(each).setAttribute("role", narrow.matches && each === name ? "main" : "complementary");
+  }
   for (const each of ["chat", "conversations", "documents"]) {
     $(`show-${each}`).setAttribute("aria-pressed", String(each === pressed));
   }
