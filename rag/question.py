@@ -123,6 +123,8 @@ def _with_subject(question: str, subject: str) -> str:
     if not subject or not is_follow_up(question):
         return question
     named = _PATTERNS["ellipsis"].sub("", question.strip())
+    if _ARTICLE.fullmatch(named.rstrip(" ？?。")):  # an article is exact: it can only replace another one
+        return _ARTICLE.sub(named.rstrip(" ？?。"), subject) if _ARTICLE.search(subject) else named
     elliptical = named != question.strip() and own_words(named)
     return _replaced(named.rstrip(" ？?。"), subject) if elliptical and not _refers(named) else ""
 
@@ -186,7 +188,9 @@ def content_words(text: str) -> str:
 
 
 # Codes
-_ARTICLE = re.compile(r"第\s*([零〇一二三四五六七八九十百千两\d]+)\s*条(?:之([一二三四五六七八九十\d]+))?")
+_ARTICLE = re.compile(
+    r"第\s*([零〇一二三四五六七八九十百千两\d]+)\s*[条條](?:之([一二三四五六七八九十\d]+))?"
+)
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -26,21 +26,23 @@ from server.auth import Principal
 from server.errors import NotFound
 from server.fair_queue import FairQueue, in_thread
 from server.knowledge_bases import KnowledgeBases
+from server.models import LocalGenerator
 from server.telemetry import Kind, Metrics, Traces, record_spans, trace_record
 
 log = logging.getLogger("rag.server")
 
 T = TypeVar("T")
 STOP_INTERVAL = 0.2  # seconds between two attempts to stop a model
+READING_INTERVAL = 0.5  # seconds between two reports of how much a model has read
 
-Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
+Event = schemas.SearchResponse | schemas.ReadingEvent | schemas.PieceEvent | schemas.AnswerResponse
 
 
 @dataclass(frozen=True)
 class UserQuestion:
     """A question about the documents in `scope` of the knowledge base `base`, with its conversation, and with
     fields of `Sampling` that replace the knowledge base's. `instruction` stands before the knowledge base's own. An answer of quotes that has more than
-    `most_tokens` is refused; 0: none is. `logprobs`: log probabilities of the tokens are wanted."""
+    `most_tokens` is refused; 0: none is."""
 
     question: str
     base: str
@@ -48,7 +50,6 @@ class UserQuestion:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     instruction: str = ""
     most_tokens: int = 0
-    logprobs: bool = False
     scope: Scope | None = None
 
     def sampling(self, pipeline: Pipeline) -> Sampling:
@@ -57,25 +58,16 @@ class UserQuestion:
     def instructed(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline with the instruction. Raises `UserError` if nothing there can follow the request."""
         sampling, prompt = self.sampling(pipeline), pipeline.config.prompt
-        fields = {
-            "stop": sampling.stop,
-            "response_format": sampling.response_format,
-            "system": self.instruction,
-            "logprobs": self.logprobs,
-        }
+        form = sampling.response_format
+        fields = {"stop": sampling.stop, "response_format": form, "system": self.instruction}
         if pipeline.generator is None and (needs := [name for name, value in fields.items() if value]):
             raise UserError(
                 "{needs:and} need a language model, but {base} answers with sentences of its documents; "
                 "leave them out",
                 needs=needs, base=self.base,
             )  # fmt: skip
-        if sampling.response_format and not isinstance(pipeline.generator, EndpointGenerator):
+        if form and not isinstance(pipeline.generator, EndpointGenerator):
             raise UserError("response_format is for models that are served elsewhere; leave it out")
-        if pipeline.generator and self.logprobs:
-            raise UserError(
-                "logprobs are not reported: {model} passes on the text of an answer only; leave logprobs out",
-                model=pipeline.generator.name,
-            )
         if not self.instruction:
             return pipeline
         own = prompt.instruction or INSTRUCTION[script_of(self.question)]
@@ -130,7 +122,9 @@ class Answerer:
                     assert isinstance(found, Retrieved)
                     yield schemas.SearchResponse.of(found, say, trace=trace, base=question.base)
                     async for piece in pieces:
-                        if isinstance(piece, Answer):
+                        if isinstance(piece, schemas.ReadingEvent):
+                            yield piece
+                        elif isinstance(piece, Answer):
                             finish = partial(self._finish, question, pipeline, found, piece)
                             yield await in_thread(partial(finish, trace, seconds))
                         else:
@@ -209,11 +203,21 @@ def _check_length(written: int, limit: int) -> None:
         )  # fmt: skip
 
 
-async def _pieces(pipeline: Pipeline, question: UserQuestion) -> AsyncGenerator[Retrieved | str | Answer]:
-    """`Pipeline.stream`, each step in a thread. Closing it stops the generator."""
+async def _pieces(
+    pipeline: Pipeline, question: UserQuestion
+) -> AsyncGenerator[Retrieved | schemas.ReadingEvent | str | Answer]:
+    """`Pipeline.stream`, each step in a thread, and how far a local model has read. Closing it stops the
+    generator."""
     pieces = pipeline.stream(question.question, question.history, question.sampling(pipeline))
+    models = pipeline.generator.models if isinstance(pipeline.generator, LocalGenerator) else None
     try:
-        while (piece := await _step(lambda: next(pieces, None), pipeline)) is not None:
+        while True:
+            async with _step(lambda: next(pieces, None), pipeline) as step:
+                while not (await asyncio.wait([step], timeout=READING_INTERVAL))[0]:
+                    if models and models.read < 1:
+                        yield schemas.ReadingEvent(share=models.read)
+                if (piece := step.result()) is None:
+                    return
             yield piece
     except (Unreachable, EngineFailure) as problem:
         if isinstance(pipeline.generator, EndpointGenerator):
@@ -228,13 +232,14 @@ async def _pieces(pipeline: Pipeline, question: UserQuestion) -> AsyncGenerator[
         pieces.close()
 
 
-async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:
-    """Run `work` in a thread. If the client leaves, stop the model repeatedly until `work` ends,
-    because the model may start only after the first attempt."""
+@asynccontextmanager
+async def _step(work: Callable[[], T], pipeline: Pipeline) -> AsyncGenerator[asyncio.Future[T]]:
+    """`work`, which runs in a thread. If the block ends earlier because the client leaves, stop the model
+    repeatedly until `work` ends, because the model may start only after the first attempt."""
     task = asyncio.ensure_future(in_thread(work))
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
+        yield task
+    finally:
         with anyio.CancelScope(shield=True):
             while not task.done():
                 if pipeline.generator:
@@ -242,4 +247,3 @@ async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:
                 await asyncio.wait([task], timeout=STOP_INTERVAL)
         if not task.cancelled():
             task.exception()  # retrieved, so that asyncio does not log it
-        raise

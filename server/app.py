@@ -101,13 +101,13 @@ def create_app(state: ServerState) -> FastAPI:
         return document
 
     app.openapi = openapi
-    install_error_handlers(app, state.metrics)
     documents = knowledge_bases.documents_router(state.options)
-    for part in (
-        router, ask.router, knowledge_bases.router, documents, knowledge_bases.jobs_router,
-        openai.router,
-    ):  # fmt: skip
-        app.include_router(part)
+    routers = (
+        router, ask.router, knowledge_bases.router, documents, knowledge_bases.jobs_router, openai.router,
+    )  # fmt: skip
+    install_error_handlers(app, routers, state.metrics)
+    for each in routers:
+        app.include_router(each)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:

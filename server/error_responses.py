@@ -1,23 +1,23 @@
 """Exceptions as responses: every 4xx and 5xx has one form and the reader's language."""
 
 import logging
-import re
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from ingest.errors import Away, Busy, UserError
 from ingest.i18n import Translatable, Translator
 from rag.endpoint.engines import EngineFailure, Unreachable
 from server import schemas
-from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_body
+from server.errors import AccessDenied, Conflict, NotFound, error_body
 from server.fair_queue import QueueFull
 from server.telemetry import Metrics
 
@@ -34,7 +34,6 @@ NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's client repeats a request afte
 RETRY_SOON = {"Retry-After": "5"}
 STATUSES: dict[type[UserError], tuple[int, str, str, dict[str, str]]] = {
     NotFound: (404, "not_found", "invalid_request_error", {}),
-    Duplicate: (409, "taken", "invalid_request_error", NO_RETRY),
     Conflict: (409, "conflict", "invalid_request_error", NO_RETRY),
     Busy: (503, "busy", "overloaded", RETRY_SOON),
     Unreachable: (503, "model_unreachable", "overloaded", RETRY_SOON),
@@ -81,18 +80,9 @@ def _wrong_values() -> dict[str, str]:
     return tomllib.loads(Path(__file__).with_name("wrong_values.toml").read_text("utf-8"))
 
 
-def _methods(app: FastAPI, request: Request) -> list[str]:
-    """The methods of a request's path. A router knows only the method of one route."""
-    path = urlsplit(str(request.url)).path
-    for template, operations in app.openapi()["paths"].items():
-        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
-        if re.fullmatch(pattern, path):
-            return sorted(method.upper() for method in operations)
-    return ["GET"]
-
-
-def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+def install_error_handlers(app: FastAPI, routers: Sequence[APIRouter], metrics: Metrics) -> None:
     """A user's mistake is a 4xx; a bug is a 500 without details, its traceback in the log."""
+    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
 
     def user_error(request: Request, problem: UserError) -> JSONResponse:
         if isinstance(problem, AccessDenied):
@@ -120,8 +110,9 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     def http(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
-        if error.status_code == 405:
-            headers["Allow"] = ", ".join(_methods(app, request))
+        same = [each for each in routes if each.matches(request.scope)[0] is Match.PARTIAL]
+        if methods := {method for each in same for method in each.methods or ()}:
+            headers["Allow"] = ", ".join(sorted(methods))  # a router knows only those of one route
         problem = UserError("{problem}", problem=error.detail)
         return error_response(request.state.say, error.status_code, problem, "http", headers=headers)
 

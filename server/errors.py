@@ -16,10 +16,6 @@ class NotFound(UserError):
     """There is no such knowledge base, document, job or answer."""
 
 
-class Duplicate(UserError):
-    """A knowledge base of this name exists already."""
-
-
 class Conflict(UserError):
     """The request contradicts the present state of the knowledge base or the server."""
 

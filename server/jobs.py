@@ -84,10 +84,6 @@ class Jobs:
             (json.dumps([*bases]), LIST_LIMIT),
         )
 
-    def knowledge_bases(self) -> list[str]:
-        """Names of the knowledge bases that have jobs."""
-        return [row["base"] for row in self._database.rows("SELECT DISTINCT base FROM jobs")]
-
     def files(self, job: str) -> list[sqlite3.Row]:
         return self._database.rows("SELECT * FROM files WHERE job = ? ORDER BY position", (job,))
 

@@ -24,7 +24,7 @@ from rag.load import Encoders, encoder_of, encoders, open_writer, pipeline_of, s
 from rag.pipeline import Pipeline
 from server import schemas
 from server.auth import Principal
-from server.errors import Duplicate, NotFound, hide_locations, unknown_base
+from server.errors import Conflict, NotFound, hide_locations, unknown_base
 from server.models import CachedEmbedder, Models
 from server.options import CORES, ServerOptions, check_choice, write_settings
 from server.replica import Replica
@@ -230,7 +230,7 @@ class KnowledgeBases:
         )  # fmt: skip
 
     def create(self, request: schemas.CreateKnowledgeBaseRequest) -> None:
-        """Create an empty knowledge base atomically. Raises `Duplicate`."""
+        """Create an empty knowledge base atomically. Raises `Conflict` if its name is taken."""
         name = check_name(request.name)
         embedder = request.embedder or self.options.embedders[0]
         check_choice("embedder", embedder, self.options.embedders)
@@ -246,9 +246,7 @@ class KnowledgeBases:
                 write_settings(work, request, self.options, config.generate)
                 with self.replica.lock("creating a knowledge base"):
                     if target.exists() or target.is_symlink():
-                        raise Duplicate(
-                            "knowledge base {name} exists already; choose another name", name=name
-                        )
+                        raise Conflict("knowledge base {name} exists already; choose another name", name=name)
                     work.rename(target)
                 sync(self.options.data)
             except BaseException:

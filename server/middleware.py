@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rag.server")
 
 DISCONNECT: Message = {"type": "http.disconnect"}
+BODY = {b"content-length", b"transfer-encoding"}
+"""Headers that announce a body."""
 
 
 class SlowClient(Exception):
@@ -50,7 +52,7 @@ class DisconnectMiddleware:
             await self.app(scope, receive, send)
             return
         client = _Client(receive, send, self.patience)
-        if has_no_body(scope):
+        if not {name for name, _ in scope["headers"]} & BODY:  # the application may never receive one
             client.buffer = await client.receive()
         work = asyncio.ensure_future(self.app(scope, client.receive, client.send))
         watch = asyncio.ensure_future(client.watch())
@@ -113,12 +115,6 @@ class _Client:
         while not self.disconnected.is_set():
             if (await self._receive())["type"] == "http.disconnect":
                 self.disconnected.set()
-
-
-def has_no_body(scope: Scope) -> bool:
-    """Whether a request announces no body, so that the application may never receive one."""
-    names = {name for name, _ in scope["headers"]}
-    return not names & {b"content-length", b"transfer-encoding"}
 
 
 def protocol(patience: float) -> type[HttpToolsProtocol]:

@@ -13,12 +13,15 @@ from ingest.embed import Embedder, Vector, Vectors
 from rag.generate import Adaptable, GenerateOptions, Generator, Reply, load
 from rag.types import Message, Sampling
 
-Loader = Callable[[GenerateOptions], Adaptable]
+Loader = Callable[[GenerateOptions, Callable[[float], None]], Adaptable]
 
 
 class Models:
-    """Loads models with `loader`, which gets options without adapter. Only one local model is in
-    memory: another one replaces it."""
+    """Loads models with `loader`, which gets options without adapter, and what is called with the share of a
+    prompt that the model has read. Only one local model is in memory: another one replaces it."""
+
+    read = 1.0
+    """The share of its newest prompt that the local model has read, 0 to 1."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -31,7 +34,7 @@ class Models:
         if options.served:
             key = GenerateOptions(options.model, endpoint=options.endpoint)
             if key not in self._remote:
-                self._remote[key] = self._loader(key)
+                self._remote[key] = self._loader(key, self._on_read)
             return self._remote[key]
         return LocalGenerator(self, options) if options.model else None
 
@@ -40,10 +43,13 @@ class Models:
         key = options.model, options.quant
         if self._local is None or self._local[0] != key:
             self._local = None  # two models do not fit into memory
-            self._local = key, self._loader(replace(options, adapter=""))
+            self._local = key, self._loader(replace(options, adapter=""), self._on_read)
         model = self._local[1]
         model.use(Path(options.adapter) if options.adapter else None)
         return model
+
+    def _on_read(self, share: float) -> None:
+        self.read = share
 
     def stop(self) -> None:
         """Stop the local model's present answer."""
@@ -78,7 +84,9 @@ class LocalGenerator:
 
 def model_loader(cache: Path, note: Callable[[str], None]) -> Loader:
     """Loads models like the command line; a model of a hub is downloaded into `cache`."""
-    return lambda options: load(options, cache=cache / "models", progress=lambda share: None, note=note)
+    return lambda options, reading: load(
+        options, cache=cache / "models", progress=lambda share: None, note=note, reading=reading
+    )
 
 
 CACHE_BYTES = 64 * 1024 * 1024

@@ -299,32 +299,31 @@ class AskRequest(StrictRequest):
     seed: Seed | None = None
 
 
-class HitResponse(BaseModel):
-    """A chunk that matches a question. Invariant: the document's text[start:end] == text."""
+class PlaceResponse(BaseModel):
+    """Characters [start, end) of a document's text."""
 
-    score: float
-    name: str
-    title: str
-    label: str
     document: str
     start: int
     end: int
-    text: str
-
-
-class CitationResponse(BaseModel):
-    """A quote. Invariant: the document's text[start:end] == quote."""
-
-    number: int
     name: str
     title: str
     label: str
     """Page, heading, sheet or row, in words."""
     page: int | None
     """The page's number, if the document has pages."""
-    document: str
-    start: int
-    end: int
+
+
+class HitResponse(PlaceResponse):
+    """A chunk that matches a question. Invariant: the document's text[start:end] == text."""
+
+    score: float
+    text: str
+
+
+class CitationResponse(PlaceResponse):
+    """A quote. Invariant: the document's text[start:end] == quote."""
+
+    number: int
     quote: str
 
 
@@ -371,6 +370,13 @@ class PieceEvent(BaseModel):
     """A piece of a streamed answer: an event `text`."""
 
     text: str
+
+
+class ReadingEvent(BaseModel):
+    """How much of its prompt the language model has read: an event `reading` before the text."""
+
+    share: float
+    """At least 0 and below 1."""
 
 
 class UsageResponse(BaseModel):

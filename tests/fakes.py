@@ -1,7 +1,7 @@
 """Small honest stand-ins: they do the real job on a small scale, and nothing is scripted."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -65,7 +65,7 @@ class CopyingGenerator:
     """Replies with the sentence of the fenced passages that shares most with the question.
 
     A token is a character. `prompts` holds what it was asked, `pieces` how much of its replies was
-    taken.
+    taken. `on_read` is for those that tell how much of a prompt they have read.
     """
 
     name = "copy"
@@ -76,6 +76,7 @@ class CopyingGenerator:
         self.adapter: Path | None = None
         self.prompts: list[tuple[Message, ...]] = []
         self.pieces = 0
+        self.on_read: Callable[[float], None] = lambda share: None
 
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(message.text) for message in messages)

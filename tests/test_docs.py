@@ -67,6 +67,10 @@ def test_a_page_names_paths_that_exist(page: str) -> None:
 @pytest.mark.parametrize("readme", READMES)
 def test_a_readme_takes_five_minutes(readme: str) -> None:
     assert len(read(readme).splitlines()) <= 150
+    assert ". .venv/bin/activate" in read(readme)  # how to get `rag` after `make demo`
+    extras = set(re.findall(r"^pip install -e '\.\[(\w+)\]'", read(readme), re.M))  # from the checkout
+    known = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+    assert {"server", "generate", "finetune"} <= extras <= known.keys()
     assert {"make demo", "make test"} <= set(re.findall(r"^make [a-z]+", read(readme), re.M))
     shown = [command.split()[0] for command, _ in commands(readme)]
     assert {"ask", "serve", "doctor", "finetune", "eval", "plan"} <= set(shown)

@@ -23,14 +23,15 @@ Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 
 EVENT_NAMES = {
     schemas.SearchResponse: "passages",
+    schemas.ReadingEvent: "reading",
     schemas.PieceEvent: "text",
     schemas.AnswerResponse: "citations",
 }
 STREAM_RESPONSE = {
     200: {
         "description": (
-            "The answer. If it is streamed: the events `passages` (SearchResponse), `text` "
-            "(PieceEvent, many), `citations` (AnswerResponse), or `error` (ErrorDetail)"
+            "The answer. If it is streamed: the events `passages` (SearchResponse), `reading` (ReadingEvent, "
+            "while a model reads them), `text` (PieceEvent, many), `citations` (AnswerResponse), or `error` (ErrorDetail)"
         ),
         "content": EVENT_STREAM,
     }
@@ -86,11 +87,7 @@ async def start(question: UserQuestion, context: RequestContext) -> AsyncGenerat
     """The events of an answer, of which the first one exists already: an error before it is raised
     here, while the response can still have an error status."""
     events = context.state.answerer.stream(question, context.who, context.say)
-    try:
-        first = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
+    first = await anext(events)
 
     async def chain() -> AsyncGenerator[Event]:
         async with aclosing(events):

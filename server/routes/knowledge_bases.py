@@ -254,7 +254,7 @@ def list_jobs(
 ) -> schemas.JobListResponse:
     """The newest 200 jobs that the key may read, newest first."""
     jobs = context.state.jobs
-    bases = [knowledge_base] if knowledge_base else jobs.knowledge_bases()
+    bases = [knowledge_base] if knowledge_base else context.state.knowledge_bases.names()
     rows = jobs.newest(base for base in bases if context.who.may("read", base))
     found = [schemas.JobResponse.of(row, jobs.files(row["id"]), context.say) for row in rows]
     return schemas.JobListResponse(jobs=found)

@@ -13,7 +13,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingest.errors import UserError
-from ingest.i18n import Translatable, Translator
+from ingest.i18n import Translator
 from rag.cite import marks, numbers
 from rag.types import Message
 from server import schemas
@@ -83,18 +83,10 @@ class ChatRequest(LenientRequest):
     n: Annotated[int, Field(strict=False, ge=1, le=1), schemas.WHOLE] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
 
 
-UNSUPPORTED = {
-    "tools": Translatable("tools can't be called here, where documents answer; leave tools out"),
-    "functions": Translatable("functions can't be called here, where documents answer; leave functions out"),
-}
+UNSUPPORTED = "tools", "functions", "logprobs", "top_logprobs"
 """Fields that are refused if they ask for something."""
-
 
 Input = Annotated[str, Field(min_length=1, max_length=20_000)]
 
@@ -201,9 +193,8 @@ def _turn(message: ChatMessage) -> Message:
 
 def _question(body: ChatRequest) -> UserQuestion:
     """The user's last message is the question, the messages before it are the conversation."""
-    for field, problem in UNSUPPORTED.items():
-        if getattr(body, field):
-            raise UserError(problem)
+    if unsupported := [name for name in UNSUPPORTED if (body.model_extra or {}).get(name)]:
+        raise UserError("documents answer here, without {fields:and}; leave them out", fields=unsupported)
     messages = [each for each in body.messages if each.role in ("user", "assistant")]
     while messages and messages[-1].role == "assistant":
         messages.pop()
@@ -221,9 +212,8 @@ def _question(body: ChatRequest) -> UserQuestion:
     }
     overrides = {name: value for name, value in overrides.items() if value is not None}
     turns = tuple(_turn(each) for each in history if each.text)
-    logprobs = bool(body.logprobs or body.top_logprobs)
     scope = body.scope.value()
-    return UserQuestion(last.text, base, turns, overrides, system.strip(), most or 0, logprobs, scope)
+    return UserQuestion(last.text, base, turns, overrides, system.strip(), most or 0, scope)
 
 
 def annotations(answer: schemas.AnswerResponse) -> list[Body]:

@@ -6,6 +6,7 @@ import { openSource } from "./source.js";
 
 const MARK = /[[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()/g;
 const NEAREST = 3; // passages that a refusal shows
+const LONGEST_PREVIEW = 118; // characters of one of them
 const LONG_PRESS = 500; // ms
 
 export function showAnswer(base, answer, note = "") {
@@ -24,15 +25,20 @@ function refusal(base, answer, note) {
   return make("div", { class: "refusal" },
     make("p", { class: "label answer" }, note || answer.answer),
     note && nearest.length ? make("h3", {}, say("searched")) : null,
-    make("ul", {}, ...nearest.map((hit) =>
+    nearest.length ? make("ul", {}, ...nearest.map((hit) =>
       make("li", {}, make("button", {
         type: "button", class: "source", onclick: () => openSource(base, hit, nearest),
-      }, placed(hit), make("span", { class: "quote" }, points(flat(hit.text)).slice(0, 120).join("")))))));
+      }, placed(hit), make("span", { class: "quote" }, shortened(flat(hit.text))))))) : null);
 }
 
-// Rows of a table without their bars, for a line or two of preview.
+function shortened(text) {
+  const letters = points(text);
+  return letters.length > LONGEST_PREVIEW ? `${letters.slice(0, LONGEST_PREVIEW).join("").trimEnd()}…` : text;
+}
+
+// Without empty lines, and rows of a table without their bars, for a line or two of preview.
 function flat(text) {
-  return text.trim().split("\n").filter((line) => !/^\|(?: --- \|)+$/.test(line)).map((line) =>
+  return text.trim().split(/\n\s*/).filter((line) => !/^\|(?: --- \|)+$/.test(line)).map((line) =>
     (/^\|.*\|$/.test(line) ? line.slice(1, -1).split("|").map((cell) => cell.trim()).filter(Boolean).join(" · ") : line))
     .join("\n");
 }

@@ -27,7 +27,7 @@ let bases = [];
 let examples = [];
 let basesProblem = "";
 
-const admin = () => session && session.scopes.includes("admin");
+const admin = () => Boolean(session) && session.scopes.includes("admin");
 const chosenBase = () => bases.find((each) => each.name === $("base").value);
 
 async function begin() {
@@ -55,7 +55,7 @@ async function loadBases(wanted = address().base || localStorage.getItem("base")
   basesProblem = "";
   bases = (await get("/knowledge-bases")).knowledge_bases;
   $("base").replaceChildren(...bases.map((base) => make("option", { value: base.name }, base.name)));
-  $("base").disabled = !bases.length;
+  $("base").parentElement.hidden = !bases.length;
   const found = bases.find((base) => base.name === wanted) || bases[0];
   if (found) $("base").value = found.name;
   await chooseBase();
@@ -67,7 +67,7 @@ async function chooseBase() {
   $("delete-base").hidden = !base || !base.scopes.includes("admin");
   if (base) localStorage.setItem("base", base.name);
   const usable = base && !base.problem ? base.name : "";
-  const writable = Boolean(usable) && base.scopes.includes("write");
+  const writable = mayWrite();
   if (address().base !== usable) go({ base: usable, conversation: null, answer: null, ...(address().base ? NO_SOURCE : {}) });
   useConversations(usable, session.key || "");
   examples = [];
@@ -76,6 +76,12 @@ async function chooseBase() {
   await Promise.all([useDocuments(usable, writable), startJobs(usable, writable)]);
   await findExamples(usable);
   if (isEmpty()) show();
+}
+
+// Whether files can be added here; on a server without a knowledge base they make the first one.
+function mayWrite() {
+  const base = chosenBase();
+  return base ? !base.problem && base.scopes.includes("write") : admin();
 }
 
 async function startJobs(usable, writable) {
@@ -101,11 +107,11 @@ function welcome() {
   if (basesProblem) return box(make("p", { class: "problem", role: "alert" }, basesProblem), primary(say("again"), begin));
   if (!session) return [];
   if (!base) {
-    return admin() ? box(make("p", {}, say("noBase")), primary(say("newBase"), openBaseForm)) : box(say("noBaseRead"));
+    return admin() ? box(make("p", {}, say("noBase")), primary(say("upload"), () => $("files").click())) : box(say("noBaseRead"));
   }
   if (base.problem) return box(make("p", { class: "problem" }, base.problem));
   if (!count() && !reading().length) {
-    return base.scopes.includes("write")
+    return mayWrite()
       ? box(make("p", {}, say("welcomeEmpty")), primary(say("upload"), () => $("files").click()))
       : box(say("welcomeEmptyRead"));
   }
@@ -139,6 +145,10 @@ function view(name) {
   // The desk has the conversation always, and one of the lists beside it.
   if (name !== "chat") document.body.dataset.list = name;
   const pressed = narrow.matches ? name : document.body.dataset.list;
+  // A phone shows one of the three: it is the main part then.
+  for (const each of ["conversations", "documents"]) {
+    $(each).setAttribute("role", narrow.matches && each === name ? "main" : "complementary");
+  }
   for (const each of ["chat", "conversations", "documents"]) {
     $(`show-${each}`).setAttribute("aria-pressed", String(each === pressed));
   }
@@ -175,6 +185,7 @@ async function createBase(event) {
   const pending = $("base-create");
   pending.disabled = true;
   pending.textContent = say("creating");
+  $("base-problem").textContent = "";
   try {
     await send("POST", "/knowledge-bases", wanted);
   } catch (error) {
@@ -187,6 +198,13 @@ async function createBase(event) {
   $("base-form").close();
   $("base-form").querySelector("form").reset();
   await loadBases(wanted.name);
+}
+
+// The knowledge base of a server that has none yet, for the first files that are added.
+async function createFirstBase() {
+  const name = say("firstBase");
+  await send("POST", "/knowledge-bases", { name });
+  await loadBases(name);
 }
 
 async function deleteBase() {
@@ -264,7 +282,7 @@ function prepareAppearance() {
     refreshSource();
     if (!session) return;
     const usable = chosenBase() && !chosenBase().problem ? chosenBase().name : "";
-    await Promise.all([list(), startJobs(usable, Boolean(usable) && chosenBase().scopes.includes("write")), drawConversations()]);
+    await Promise.all([list(), startJobs(usable, mayWrite()), drawConversations()]);
   };
 }
 
@@ -308,7 +326,7 @@ prepareDocuments((names) => {
   askOnly(names);
   if (narrow.matches) view("chat");
 });
-prepareJobs(onDocuments);
+prepareJobs(onDocuments, createFirstBase);
 prepareSource();
 prepareBases();
 prepareKey();

@@ -3,7 +3,7 @@
 import { address, go, wholeLink } from "./address.js";
 import { hidePreview, showAnswer } from "./answer.js";
 import { ask, Problem } from "./api.js";
-import { drawConversations, load, nameOf, newConversation, remove, store } from "./conversations.js";
+import { drawConversations, load, nameOf, newConversation, onStoredElsewhere, remove, store } from "./conversations.js";
 import { $, button, copy, make, notice, points, reason, save, tell } from "./dom.js";
 import { answerText, asMarkdown, asWord } from "./export.js";
 import { say } from "./messages.js";
@@ -14,7 +14,7 @@ const LONGEST_QUESTION = 2000; // characters, the server's limit
 const STORE_INTERVAL = 1000; // ms between two times that an unfinished answer is stored
 let base = "";
 let conversation = null;
-let running = null; // { turn, controller, phase }
+let running = null; // { turn, controller, phase, share }
 let welcome = () => [];
 let refusalNote = () => "";
 const nodes = new WeakMap(); // turn -> its element
@@ -87,7 +87,7 @@ function article(turn) {
     make("p", { class: "asked" }, make("span", { class: "unseen" }, `${say("you")}: `), turn.question));
   nodes.set(turn, node);
   if (running && running.turn === turn) {
-    node.append(make("p", { class: "soft" }, say(running.phase)), make("div", { class: "text answer streaming" }, turn.text));
+    node.append(make("p", { class: "soft" }, say(running.phase, running.share)), make("div", { class: "text answer streaming" }, turn.text));
     return node;
   }
   if (turn.answer) node.append(...showAnswer(base, turn.answer, turn.answer.refused ? refusalNote() : ""));
@@ -96,7 +96,8 @@ function article(turn) {
     node.append(make("p", { class: "problem" }, turn.problem ? say(turn.problem) : turn.message || say("brokenOff")));
   }
   node.append(make("div", { class: "actions" },
-    turn.answer ? button(say("copy"), () => copy(answerText(turn.answer))) : button(say("again"), () => again(turn)),
+    turn.answer ? button(say("copy"), () => copy(answerText(turn.answer))) : null,
+    !turn.answer || turn.answer.refused ? button(say("again"), () => again(turn)) : null,
     button(say("edit"), () => edit(turn)),
     button(say("linkAnswer"), () => copy(wholeLink({ conversation: conversation.id, answer: number })))));
   return node;
@@ -131,7 +132,11 @@ function edit(turn) {
 async function answerTurn(turn) {
   const mine = conversation;
   const controller = new AbortController();
-  const own = running = { turn, controller, phase: "searching" };
+  const own = running = { turn, controller, phase: "searching", share: 0 };
+  const phase = (name, share = 0) => {
+    Object.assign(own, { phase: name, share: Math.round(share * 100) });
+    redraw(turn);
+  };
   mine.changed = Date.now();
   const stored = store(mine);
   go({ base, conversation: mine.id, answer: null });
@@ -150,10 +155,10 @@ async function answerTurn(turn) {
     const scope = { places: (mine.scope || []).map(pattern) };
     const asked = { question: turn.question, knowledge_base: mine.base, history, scope };
     for await (const [event, data] of ask(asked, controller.signal)) {
-      if (event === "passages") {
-        own.phase = "writing";
-        redraw(turn);
-      } else if (event === "text") {
+      if (event === "passages") phase("writing");
+      else if (event === "reading") phase("readingPassages", data.share);
+      else if (event === "text") {
+        if (own.phase !== "writing") phase("writing");
         turn.text += data.text;
         nodes.get(turn).querySelector(".streaming")?.append(data.text);
       } else if (event === "citations") turn.answer = data;
@@ -262,6 +267,13 @@ export function prepareChat(welcomeNodes, note) {
     if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     field.focus();
+  });
+  onStoredElsewhere(async (id) => {
+    if (!running && conversation && conversation.id === id) {
+      conversation = await load(id) || newConversation();
+      show();
+    }
+    await drawConversations();
   });
   addEventListener("pagehide", () => running && store(conversation));
   $("stop").onclick = () => {

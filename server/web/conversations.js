@@ -5,6 +5,7 @@ import { $, button, make, notice } from "./dom.js";
 import { say, when } from "./messages.js";
 
 const LIMIT = 500; // conversations that are kept
+const tabs = new BroadcastChannel("conversations"); // the other tabs, which show the same conversations
 let opened = null;
 let owner = "";
 let base = "";
@@ -55,6 +56,12 @@ async function all() {
 
 export async function store(conversation) {
   await run("readwrite", (store) => store.put(conversation));
+  tabs.postMessage(conversation.id);
+}
+
+// `act` gets the id of a conversation that another tab has stored or deleted.
+export function onStoredElsewhere(act) {
+  tabs.onmessage = (event) => act(event.data);
 }
 
 export const nameOf = (conversation) => conversation.title
@@ -62,6 +69,7 @@ export const nameOf = (conversation) => conversation.title
 
 export async function remove(conversation) {
   await run("readwrite", (store) => store.delete(conversation.id));
+  tabs.postMessage(conversation.id);
   if (conversation.id === current) openIt("");
   await drawConversations();
   notice(say("removed", nameOf(conversation).slice(0, 60)), {

@@ -109,9 +109,9 @@ async function remove(documents) {
       chosen.delete(document.id);
       removed += 1;
     }
-    notice(say("removed", documents.length === 1 ? documents[0].name : say("chosenCount", removed)));
+    notice(documents.length === 1 ? say("removed", documents[0].name) : say("removedMany", removed));
   } catch (error) {
-    notice(removed ? `${say("removed", say("chosenCount", removed))} ${reason(error)}` : reason(error), { problem: true });
+    notice(removed ? `${say("removedMany", removed)} ${reason(error)}` : reason(error), { problem: true });
   }
   drawChosen();
   await list();

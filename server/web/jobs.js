@@ -12,6 +12,7 @@ let base = "";
 let session = null;
 let writable = false;
 let changed = async () => {}; // called when documents were added
+let createFirstBase = async () => {}; // called when files are added to a server without a knowledge base
 const panels = new Set(); // jobs that have a panel
 const unfinished = new Map(); // job -> its newest state
 
@@ -54,11 +55,12 @@ function named(files) {
 // `folder`: whether files of formats that can't be read are left out, since nobody chose them.
 export async function add(files, { folder = false } = {}) {
   let list = [...files];
-  if (!list.length || !base || !writable) return;
+  if (!list.length || !writable) return;
   const all = list.length;
   if (folder) list = list.filter((file) => readable(file.name));
   if (all > list.length) notice(say("leftOut", all - list.length));
   if (!list.length) return;
+  if (!base) await createFirstBase();
   const node = panel();
   const limit = session.largest_upload;
   const large = list.find((file) => (file.file || file).size > limit);
@@ -217,8 +219,9 @@ function preparePaste() {
   });
 }
 
-export function prepareJobs(onChange) {
+export function prepareJobs(onChange, onFirst) {
   changed = onChange;
+  createFirstBase = onFirst;
   for (const id of ["files", "folder"]) {
     $(id).addEventListener("change", (event) => {
       const files = [...event.target.files];
@@ -232,7 +235,7 @@ export function prepareJobs(onChange) {
   const over = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
   const curtain = (change) => {
     depth = Math.max(0, change === 0 ? 0 : depth + change);
-    $("curtain").hidden = depth === 0 || !writable || !base;
+    $("curtain").hidden = depth === 0 || !writable;
   };
   addEventListener("dragenter", (event) => over(event) && curtain(1));
   addEventListener("dragleave", (event) => over(event) && curtain(-1));

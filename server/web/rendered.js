@@ -4,6 +4,7 @@ import { make, points } from "./dom.js";
 
 const ROW = /^\|(?: .*)? ?\|$/;
 const RULE = /^\|(?: :?-{3,}:? \|)+$/;
+const SHORT = 12; // characters of a cell that stays on one line
 const LETTERS = /[\p{L}\p{N}]/u;
 const CLEAN = {
   RETURN_DOM_FRAGMENT: true, USE_PROFILES: { html: true },
@@ -50,7 +51,7 @@ function table(part, from, to) {
       const cells = [];
       let place = at + 1;
       for (const cell of line.trimEnd().slice(1, -1).split("|")) {
-        cells.push(make(index ? "td" : "th", index ? {} : { scope: "col" },
+        cells.push(make(index ? "td" : "th", { scope: index ? null : "col", class: short(cell) },
           ...marked(cell.trim(), place + cell.length - cell.trimStart().length, from, to)));
         place += cell.length + 1;
       }
@@ -61,6 +62,9 @@ function table(part, from, to) {
   return make("div", { class: "wide", tabindex: "0" },
     make("table", {}, make("thead", {}, rows[0]), make("tbody", {}, ...rows.slice(1))));
 }
+
+// The class of cells that are not broken, such as codes with hyphens.
+const short = (text) => (points(text.trim()).length <= SHORT ? "short" : null);
 
 // The text, which begins at `at`, with what lies in [from, to) marked.
 function marked(text, at, from, to) {
@@ -76,6 +80,7 @@ export async function fromMarkdown(text, passage, share) {
   const [{ Marked }] = await Promise.all([import("./vendor/marked.js"), import("./vendor/purify.js")]);
   const html = new Marked({ renderer: { html: () => "" } }).parse(text); // markup in the file is left out
   const node = make("div", { class: "prose" }, window.DOMPurify.sanitize(html, CLEAN));
+  for (const cell of node.querySelectorAll("th, td")) cell.className = short(cell.textContent) || "";
   for (const wide of node.querySelectorAll("table")) {
     const box = make("div", { class: "wide", tabindex: "0" });
     wide.replaceWith(box);

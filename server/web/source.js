@@ -44,13 +44,11 @@ export async function openSource(base, place, places = []) {
     const markdown = mine.head.receipt.format === "md" && mine.head.length < MOST_RENDERED;
     $("source-tabs").hidden = !mine.head.pages && !markdown;
     $("source-page").textContent = say(markdown ? "viewRendered" : "viewPage");
-    if (mine.head.pages) mine.page = mine.page || pageOf(place.label) || 1;
+    if (mine.head.pages) mine.page = mine.page || 1;
     await view(mine.head.pages || markdown ? "page" : "text");
   });
   await mine.ready;
 }
-
-const pageOf = (label) => Number((/^p\. (\d+)/.exec(label || "") || [])[1] || 0);
 
 function open() {
   const dialog = $("source");
@@ -62,7 +60,7 @@ function open() {
 // What the place line says, and the way to the citations before and after.
 function drawPlace() {
   const { place, places } = shown;
-  const title = place.title && place.title !== place.name ? place.title : "";
+  const title = place.title && !place.name.startsWith(place.title) ? place.title : "";
   $("source-place").textContent = [title, placeName(place.label)].filter(Boolean).join(" · ");
   const index = places.indexOf(places.find((each) => each === place
     || (each.document === place.document && each.start === place.start && each.end === place.end)));

@@ -109,6 +109,11 @@ def test_an_article_is_answered_by_itself_alone(pipeline: Pipeline, question: st
     assert all(citation.quote.startswith(says) for citation in answer.citations)
 
 
+def test_an_article_after_another_one_is_answered_by_itself(pipeline: Pipeline) -> None:
+    answer = pipeline.ask("第十条", [Message("user", "第十九条"), Message("assistant", "不得超过六个月 [1]")])
+    assert [citation.quote[:3] for citation in answer.citations] == ["第十条"]
+
+
 def test_a_message_off_the_subject_is_searched_alone(pipeline: Pipeline) -> None:
     history = [Message("user", "试用期不得超过几个月？"), Message("assistant", "六个月 [1]")]
     for text in ("讲个笑话", "天气呢？"):

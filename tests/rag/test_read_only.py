@@ -1,5 +1,6 @@
 """A knowledge base that can only be read is asked like any other; only writing is refused."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -15,6 +16,8 @@ from ingest.files import walk
 from ingest.i18n import Translator
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
+from rag.evaluate.dataset import Dataset
+from rag.evaluate.run import report
 from rag.load import score_norm_of
 from rag.pipeline import Pipeline
 from tests.fakes import HashEmbedder, TextParser
@@ -59,10 +62,16 @@ def folder() -> Iterator[Path]:
         yield Path(place, "kb")
 
 
-def ask(folder: Path) -> str:
+@contextmanager
+def opened(folder: Path) -> Iterator[Pipeline]:
     with open_store(folder) as store:
         assert store.verify() == []
-        return Pipeline(store, EMBEDDER, score_norm_of(store, EMBEDDER), Translator("en")).ask(QUESTION).text
+        yield Pipeline(store, EMBEDDER, score_norm_of(store, EMBEDDER), Translator("en"))
+
+
+def ask(folder: Path) -> str:
+    with opened(folder) as pipeline:
+        return pipeline.ask(QUESTION).text
 
 
 def test_it_is_asked_and_not_written(folder: Path) -> None:
@@ -71,6 +80,21 @@ def test_it_is_asked_and_not_written(folder: Path) -> None:
         with open_store(folder) as store, pytest.raises(UserError, match="can't be written"), store.change():
             pass
     assert "六个月" in ask(folder)
+
+
+def test_it_is_searched_and_evaluated(folder: Path) -> None:
+    asked = {
+        "id": "1", "question": QUESTION, "answers": ["六个月"], "answerable": True, "language": "zh", "kind": "number",
+        "gold": [{"document": "law.txt", "quote": "试用期不得超过六个月。"}],
+    }  # fmt: skip
+    (folder.parent / "questions.jsonl").write_text(json.dumps(asked), "utf-8")
+    dataset = Dataset.load(folder.parent)
+    with opened(folder.parent / "twin") as pipeline:
+        expected = report(pipeline, dataset).figures()
+    with read_only(folder), opened(folder) as pipeline:
+        assert "六个月" in pipeline.retrieve(QUESTION).hits[0].chunk.text
+        assert report(pipeline, dataset).figures() == expected
+    assert expected["R@1"].value == 1
 
 
 @pytest.mark.parametrize("lost", ["words", "words/1/meta.json"])

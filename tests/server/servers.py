@@ -49,9 +49,13 @@ def state(data: Path, *, generator: CopyingGenerator | None = None, **more: Any)
     server_options = options(data, **more)
     if generator is not None:
         server_options = options(data, generate=GenerateOptions(model="copy"), **more)
-    return ServerState(
-        server_options, Models(lambda options: generator or CopyingGenerator()), open_encoder=encoders
-    )
+
+    def load(options: GenerateOptions, reading: Callable[[float], None]) -> CopyingGenerator:
+        writer = generator or CopyingGenerator()
+        writer.on_read = reading
+        return writer
+
+    return ServerState(server_options, Models(load), open_encoder=encoders)
 
 
 def open_worker(server: ServerState) -> Worker:
@@ -131,7 +135,7 @@ def sample_server(data: Path, **more: Any) -> Iterator[SampleServer]:
 def server_with_worker(data: Path) -> Iterator[tuple[ServerState, WorkerSupervisor]]:
     """A server's state with a real worker and the bundled encoder."""
 
-    def none(options: Any) -> Any:
+    def none(options: Any, reading: Any) -> Any:
         raise AssertionError("no model is named")
 
     server_options = ServerOptions(data=data, cache=CACHE, port=0, ocr=False)

@@ -5,9 +5,10 @@ import re
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +21,8 @@ from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox
 from ingest.store import open_store
 from ingest.types import Document, ParseReport
+from rag.generate import Reply
+from rag.types import Message, Sampling
 from server.answering import UserQuestion
 from server.models import Models
 from server.state import ServerState
@@ -79,6 +82,42 @@ def test_a_streamed_answer_is_passages_then_text_then_citations(sample: SampleSe
         "/ask", json={**body, "stream": False}, headers={"Accept": "text/event-stream"}
     )
     assert by_header.headers["content-type"].startswith("text/event-stream")
+
+
+class PromptReader(CopyingGenerator):
+    """Reads a prompt to a quarter, and further once `go_on` is set or it is stopped."""
+
+    go_on = threading.Event()
+
+    def stop(self) -> None:
+        self.go_on.set()
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        self.on_read(0.25)
+        assert self.go_on.wait(60)
+        self.on_read(1.0)
+        return (yield from super().stream(messages, sampling))
+
+
+def test_a_stream_says_how_much_of_the_passages_the_model_has_read(tmp_path: Path) -> None:
+    generator = PromptReader()
+    body = {"question": QUESTION, "knowledge_base": "mine", "stream": True}
+    with sample_server(tmp_path, generator=generator) as sample:
+        with sample.client.stream("POST", "/ask", json=body) as response:
+            names, text = [], ""
+            for line in response.iter_lines():
+                text += f"{line}\n"
+                names += [line.removeprefix("event: ")] if line.startswith("event: ") else []
+                if line.startswith("data: ") and names[-1] == "reading":
+                    generator.go_on.set()
+        assert [name for name, _ in groupby(names)] == ["passages", "reading", "text", "citations"]
+        assert dict(events(text))["reading"] == {"share": 0.25}
+        generator.go_on.clear()
+        with sample.client.stream("POST", "/ask", json=body) as response:
+            for line in response.iter_lines():
+                if line == "event: reading":
+                    break  # the client leaves while the model reads, which is stopped
+        wait_for(lambda: sample.state.answerer.local_queue.running == 0)
 
 
 def test_an_error_before_the_first_event_has_a_status(sample: SampleServer) -> None:
@@ -266,6 +305,17 @@ def test_places_have_names_in_the_language_of_the_client(sample: SampleServer) -
         re.fullmatch(r"第 \d+ 行", each["label"]) for each in asked["hits"] if each["name"] == "仓库.csv"
     )
     sample.client.delete(f"/knowledge-bases/mine/documents/{sample.documents()['仓库.csv']['id']}")
+
+
+def test_a_hit_has_the_number_of_its_page_in_every_language(tmp_path: Path) -> None:
+    with sample_server(tmp_path) as sample:
+        sample.upload({"law.pdf": PDF.read_bytes()})
+        body = {"question": "关于敌情判断及八路军的战略部署", "knowledge_base": "mine"}
+        for language, label in (("en", "p. 1"), ("zh", "第 1 页")):
+            found = sample.client.post("/search", json=body, headers={"accept-language": language}).json()
+            [first, *_] = [hit for hit in found["hits"] if hit["name"] == "law.pdf"]
+            assert (first["page"], first["label"].split(" · ")[0]) == (1, label)
+            assert all(hit["page"] is None for hit in found["hits"] if hit["name"].endswith(".txt"))
 
 
 @pytest.mark.parametrize(
@@ -506,7 +556,7 @@ def test_two_bases_may_have_different_encoders(tmp_path: Path) -> None:
 
     response = {"wide": Wide(), "narrow": Narrow()}
     offered = options(tmp_path, embedders=("wide", "narrow"))
-    models = Models(lambda options: CopyingGenerator())
+    models = Models(lambda options, reading: CopyingGenerator())
     with (
         closing(ServerState(offered, models, open_encoder=lambda name, backend: response[name])) as state,
         run_server(state) as client,

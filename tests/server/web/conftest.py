@@ -36,7 +36,7 @@ RULES = (
 ASKED = "领用货物须提前多久申请？"
 TABLE = "编号,名称,库位\n" + "".join(f"{n},零件{n:03},第{n % 7}排{n % 13}号\n" for n in range(1, 161))
 MARKDOWN = (
-    "# 值班手册\n\n值班员**每两小时**巡查一次，发现异常立即报告。\n\n| 班次 | 时间 |\n| --- | --- |\n| 夜班 | 22:00 |\n\n"
+    "# 值班手册\n\n## 夜间巡查、交接班以及发现异常情况时的处理步骤和报告方式的详细说明\n\n值班员**每两小时**巡查一次，发现异常立即报告。\n\n| 班次 | 时间 |\n| --- | --- |\n| 夜-班 | 22:00 |\n\n"
     "- <img src=x onerror=alert(1)> 不得离岗\n- [链接](javascript:alert(2))\n"
 )
 RAG = [sys.executable, "-c", "from rag.cli.app import main; main()"]

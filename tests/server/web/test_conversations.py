@@ -61,6 +61,28 @@ def test_a_partial_answer_stays_with_two_ways_on(page: Page) -> None:
     expect(page.locator("article .problem")).to_have_count(0)
 
 
+def test_the_page_says_how_much_of_the_passages_the_model_has_read(page: Page) -> None:
+    page.evaluate(
+        SLOW.replace("event: text", "event: reading").replace('{"text":"两个工作"}', '{"share":0.25}')
+    )
+    ask(page, ASKED)
+    expect(page.locator("article .soft")).to_have_text("Reading the passages: 25 %")
+    page.click("#language")
+    expect(page.locator("article .soft")).to_have_text("正在阅读段落：25%")
+
+
+def test_two_tabs_on_one_conversation_lose_nothing(shared: BrowserServer, page: Page) -> None:
+    answered(page, ASKED)
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.locator("article")).to_have_count(1)
+    answered(other, "谁保管钥匙？")
+    expect(page.locator("article .asked")).to_contain_text([ASKED, "谁保管钥匙？"])
+    answered(page, "每周几盘点？")
+    page.reload()
+    expect(page.locator("article")).to_have_count(3)
+
+
 def test_a_server_that_is_away_leaves_the_question(page: Page) -> None:
     page.route("**/ask", lambda route: route.abort())
     ask(page, ASKED)
@@ -127,6 +149,10 @@ def test_a_conversation_outlives_the_tab(shared: BrowserServer, page: Page) -> N
     page.click("#delete-conversation")
     expect(names).to_have_text(["每周几盘点？"])
     expect(page.locator("article")).to_have_count(0)
+    notice, box = page.locator(".notice").bounding_box(), page.locator("#ask").bounding_box()
+    assert notice
+    assert box
+    assert notice["y"] + notice["height"] <= box["y"]  # it does not cover the question
     page.locator(".notice button", has_text="Undo").click()
     expect(names).to_have_text(["每周几盘点？", "仓库的规矩"])
     expect(page.locator("article")).to_have_count(2)
@@ -185,6 +211,10 @@ def test_a_refusal_is_said_once_with_three_short_passages(page: Page) -> None:
     quotes = refusal.locator(".quote").all_inner_texts()
     assert 1 <= len(quotes) <= 3
     assert all(len(quote) <= 120 for quote in quotes)
+    assert all(len(quote) < 100 or quote.endswith("…") for quote in quotes)  # a cut shows
+    assert not any("\n\n" in quote for quote in quotes)
+    page.locator("article .actions button", has_text="Try again").click()
+    expect(page.locator("article .trace")).to_have_count(1)
 
 
 def test_a_refusal_says_that_documents_are_still_read(page: Page) -> None:

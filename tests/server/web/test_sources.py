@@ -149,6 +149,9 @@ def test_markdown_is_rendered_and_sanitised(shared: BrowserServer, page: Page) -
     assert "".join(page.locator("#source mark").all_inner_texts()) == "值班员每两小时巡查一次"
     expect(page.locator("#source th")).to_have_text(["班次", "时间"])
     expect(page.locator("#source h1")).to_have_text("值班手册")
+    heading = page.locator("#source .prose h2")  # nothing of it is cut off
+    assert heading.evaluate("node => node.scrollWidth <= node.clientWidth && node.offsetHeight > 30")
+    expect(page.locator("#source td").first).to_have_css("white-space", "nowrap")  # a code is not broken
     expect(page.locator("#source li")).to_have_text(["不得离岗", "链接"])
     assert page.locator("#source-body :is(img, script, style, form, [href], [onerror])").count() == 0
 
