@@ -138,7 +138,7 @@ async function answerTurn(turn) {
     redraw(turn);
   };
   mine.changed = Date.now();
-  const stored = store(mine);
+  const stored = store(mine, { unfinished: true });
   go({ base, conversation: mine.id, answer: null });
   redraw(turn);
   head();
@@ -165,7 +165,7 @@ async function answerTurn(turn) {
       else if (event === "error") throw new Problem(500, data.message, null);
       if (Date.now() - last > STORE_INTERVAL) {
         last = Date.now();
-        store(mine);
+        store(mine, { unfinished: true });
       }
     }
     if (!turn.answer) throw new Problem(0, "", null);

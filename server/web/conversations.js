@@ -54,9 +54,10 @@ async function all() {
   return found.filter(mine).sort((a, b) => b.changed - a.changed);
 }
 
-export async function store(conversation) {
+// `unfinished`: it is being answered, so that the other tabs need not show it yet.
+export async function store(conversation, { unfinished = false } = {}) {
   await run("readwrite", (store) => store.put(conversation));
-  tabs.postMessage(conversation.id);
+  if (!unfinished) tabs.postMessage(conversation.id);
 }
 
 // `act` gets the id of a conversation that another tab has stored or deleted.
