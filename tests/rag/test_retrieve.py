@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rag.question import content_words
-from rag.retrieve import SearchScores, coverage, fuse, idf, mass
+from ingest.types import Chunk
+from rag.question import analyze, content_words
+from rag.retrieve import SearchScores, coverage, fuse, idf, mass, names_row
 
 SCORES = arrays(np.float64, 7, elements=st.floats(0, 50))
 
@@ -55,3 +56,11 @@ def test_question_words_are_no_content_words():
     assert content_words("What religion did the French spread?").split() == ["religion", "french", "spread?"]
     assert content_words("几何学是谁创立的？").startswith("几何学是")
     assert not content_words("什么").strip()
+
+
+def test_a_question_names_a_row_if_the_row_and_its_header_have_all_its_words():
+    header, rows = "| 部门 | 职务 | 伙食补助 一线城市 |", "| 销售部 | 经理 | 160 |\n| 研发部 | 专员 | 120 |"
+    chunk = Chunk("d", "a.xlsx", "差旅标准", (), f"差旅标准\n{header}", 0, len(rows), rows, (0, len(rows)))
+    assert names_row(analyze("销售部经理一线城市的伙食补助是多少？"), chunk)
+    assert not names_row(analyze("销售部专员一线城市的伙食补助是多少？"), chunk)  # of two rows
+    assert not names_row(analyze("销售部经理一线城市的住宿费是多少？"), chunk)  # of no column

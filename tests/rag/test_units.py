@@ -32,6 +32,15 @@ def test_a_unit_knows_the_heading_and_the_line_above() -> None:
     assert list_shown(text, group) == "职务：经理；补助标准：1.住宿：400元；2.交通：60元。"
 
 
+def test_a_heading_is_no_part_of_the_sentence_below_it() -> None:
+    text = "Intro\n## Battery\nThe battery charges in four hours.\n第一章 总则\n本法所称劳动者，是指自然人。"
+    found = units(text, {"Battery", "第一章 总则"})
+    answers = {text[unit.start : unit.end]: unit.lead for unit in found if unit.answers}
+    assert answers["The battery charges in four hours."] == "Battery"
+    assert answers["本法所称劳动者，是指自然人。"] == "第一章 总则"
+    assert not any("Battery" in answer or "总则" in answer for answer in answers)
+
+
 def test_rows_know_their_columns_and_the_caption() -> None:
     text = "利润表\n单位：元\n\n| 项目 | 本期 |\n| --- | --- |\n| 收入 | 4,755 |"
     found = units(text)

@@ -108,8 +108,10 @@ def test_the_element_around_the_article_leaves_out_what_no_name_gives_away() -> 
 
 def test_a_style_sheet_hides_by_class_and_id() -> None:
     sheet = "@media print { .a { display: none } } .b, p.c { color: red; display: none } #d{display:none}"
+    sheet += ".e { visibility: hidden } .f { text-decoration: line-through red }"
     body = "<p class='a'>甲</p><p class='x b'>乙</p><p class='c'>丙</p><p id='d'>丁</p><p>戊<i class='b'>己</i></p>"
+    body += "<p class='e'>庚</p><p>辛<span class='f'>壬</span></p>"
     page = f"<html><head><style>{sheet}</style></head><body>{body}<p>正文正文</p></body></html>"
-    assert text_of(page) == "甲\n戊\n正文正文"
+    assert text_of(page) == "甲\n戊\n辛\n正文正文"
     folded = page.replace("丁", "答案在点击后才显示。" * 9)  # most of the page: its reader will unfold it
     assert "答案在点击" in text_of(folded)

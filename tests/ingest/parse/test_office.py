@@ -193,3 +193,21 @@ def test_opendocument_slides_in_order_each_with_its_notes(tmp_path: Path) -> Non
 def test_rich_text_without_what_is_struck(tmp_path: Path) -> None:
     (tmp_path / "a.rtf").write_text(r"{\rtf1\ansi old {\strike 1200 yuan}, new 900 yuan.\par}")
     assert read(tmp_path / "a.rtf")[0] == "old , new 900 yuan."
+    text = r"{\rtf1\ansi 5.97 x 10{\super 24} kg, 3x10\super 8\nosupersub  m/s, 1{\super st} {\deleted gone} stays\par}"
+    (tmp_path / "b.rtf").write_text(text)
+    assert read(tmp_path / "b.rtf")[0] == "5.97 x 10^24 kg, 3x10^8 m/s, 1st stays"
+
+
+def test_the_text_of_merged_cells_of_word_grows_within_bounds(tmp_path: Path) -> None:
+    cell = "<w:tc><w:tcPr>{}</w:tcPr>{}</w:tc>".format
+    first, rest = '<w:vMerge w:val="restart"/>', "<w:vMerge/>"
+    rows = [
+        f"<w:tr>{cell(rest if n else first, paragraph('' if n else '长' * 5000))}{cell('', paragraph(f'第{n}行'))}</w:tr>"
+        for n in range(1000)
+    ]
+    path = word(tmp_path / "a.docx", f"<w:tbl>{''.join(rows)}</w:tbl>")
+    text, parsed = whole(path), parse(path)
+    assert len(text) < 60 * (5000 + 1000 * 5)
+    assert all(f"第{n}行" in text for n in range(1000))
+    list(parsed.segments)
+    assert any("merged cells" in warning for warning in parsed.report.warnings)
