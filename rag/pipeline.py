@@ -46,9 +46,8 @@ class Pipeline:
     """The whole read path. `say` writes a refusal in the reader's language.
 
     Without a `generator`, an answer consists of sentences of the documents. `within` are the documents that
-    are asked, as `scoped` sets them. `observe` is called
-    after the stages embed, search, retrieve (which includes both), read, then extract, or prompt,
-    generate and cite.
+    are asked, as `scoped` sets them. `observe` is called after the stages embed, search, retrieve (which
+    includes both), read, then extract, or prompt, generate and cite.
     """
 
     store: Store
@@ -185,7 +184,8 @@ class Pipeline:
 
     def _documents(self) -> Iterator[Document]:
         """The documents that are asked."""
-        return (each for each in self.store.documents() if self.within is None or each.id in self.within)
+        wanted = self.within and frozenset(self.within)
+        return (each for each in self.store.documents() if wanted is None or each.id in wanted)
 
     def refusal(self, found: Retrieved) -> Answer:
         """The answer that says that the knowledge base has none, or the documents that are asked."""
@@ -206,7 +206,7 @@ class Pipeline:
         names = [Path(each.source).name for each in there]
         if others := len(documents) - len(there):
             names.append(self.say("{n} more", n=others))
-        elsewhere = replace(self, within=None).retrieve(question)
+        elsewhere = replace(self, within=None, observe=lambda stage, seconds: None).retrieve(question)
         if elsewhere.answerable:
             other = Path(elsewhere.hits[0].chunk.source).name
             return self.say(

@@ -200,7 +200,7 @@ def names_row(query: Query, chunk: Chunk) -> bool:
     header = chunk.context.split("\n")[-1]
     lines = text_in_words(chunk.text, header if header.startswith("|") else "").split("\n")
     rows = (row for line, row in zip(chunk.text.split("\n"), lines, strict=True) if row != line)
-    return any(wanted <= set(words(f"{chunk.context} {row}")) for row in rows)
+    return bool(wanted) and any(wanted <= set(words(f"{chunk.context} {row}")) for row in rows)
 
 
 def citation(number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk) -> Citation:

@@ -12,11 +12,12 @@ from ingest.errors import UserError
 from ingest.store import Store
 from ingest.types import Document
 
-_DATE = re.compile(
-    r"(?<!\d)((?:19|20)\d\d)(?:(\d\d)(\d\d)(?!\d)|(?!\d)(?:\s*[-_./年]\s*(\d{1,2})(?!\d)(?:\s*[-_./月]\s*(\d{1,2})(?!\d))?)?)"
+_DATE = re.compile(  # 20240531, or a year with or without a month and a day
+    r"(?<!\d)((?:19|20)\d\d)(?:(\d\d)(\d\d)(?!\d)"
+    r"|(?!\d)(?:\s*[-_./年]\s*(\d{1,2})(?!\d)(?:\s*[-_./月]\s*(\d{1,2})(?!\d))?)?)"
 )
 _NUMERALS = str.maketrans("〇○零一二三四五六七八九", "000123456789")
-_TENS = re.compile("(\\d?)十(\\d?)")
+_TENS = re.compile(r"(\d?)十(\d?)")
 
 Period = tuple[str, str]
 """The first and the last day, in ISO's form."""
@@ -69,12 +70,13 @@ class Scope:
         if self.since or self.until:
             first, last = self._range
             dated = [(each, period) for each in kept if (period := period_of(each, store))]
+            asked = len(kept)
             kept = [each for each, (begin, end) in dated if begin <= last and first <= end]
             if not kept:
                 raise UserError(
                     "no document has a date in {since}–{until}; {dated} of {documents} have one at all, in their "
                     "first lines or in their path",
-                    since=self.since, until=self.until, dated=len(dated), documents=len(documents),
+                    since=self.since, until=self.until, dated=len(dated), documents=asked,
                 )  # fmt: skip
         return tuple(each.id for each in kept)
 
@@ -111,8 +113,8 @@ def _days(text: str) -> Period:
 
 def _stands_in(document: Document, place: str) -> bool:
     """Whether the pattern names the file or a folder that it is in."""
-    path = PurePosixPath(document.source)
-    return any(each.match(place.rstrip("/")) for each in (path, *path.parents[:-1]))
+    path, pattern = PurePosixPath(document.source), str(PurePosixPath(place))
+    return pattern != "." and any(each.match(pattern) for each in (path, *path.parents[:-1]))
 
 
 def _formats(document: Document) -> set[str]:
@@ -124,8 +126,8 @@ def _plain(formats: Iterable[str]) -> list[str]:
 
 
 def _no_such_place(place: str, documents: list[Document]) -> UserError:
-    paths = (PurePosixPath(document.source) for document in documents)
-    names = dict.fromkeys(name for path in paths for name in reversed(path.parts[1:]))
+    # Files only: a server's folders are not for its clients.
+    names = dict.fromkeys(PurePosixPath(document.source).name for document in documents)
     near = get_close_matches(place, names, n=3, cutoff=0.4) or [*names][:3]
     return UserError(
         "no document is in {place}; there are, for example, {near}; a pattern needs no path before it",

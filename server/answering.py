@@ -40,9 +40,10 @@ Event = schemas.SearchResponse | schemas.ReadingEvent | schemas.PieceEvent | sch
 
 @dataclass(frozen=True)
 class UserQuestion:
-    """A question about the documents in `scope` of the knowledge base `base`, with its conversation, and with
-    fields of `Sampling` that replace the knowledge base's. `instruction` stands before the knowledge base's own. An answer of quotes that has more than
-    `most_tokens` is refused; 0: none is."""
+    """A question about the documents in `scope` of the knowledge base `base`, with its conversation.
+
+    `overrides` are fields of `Sampling` that replace the knowledge base's, and `instruction` stands before its
+    own. An answer of quotes that has more than `most_tokens` is refused; 0: none is."""
 
     question: str
     base: str

@@ -30,7 +30,7 @@ _QUESTION = {"问题", "问", "提问", "标准问题", "常见问题", "标准�
 _ANSWER = {"答案", "答", "回答", "解答", "答复", "回复", "标准答案", "answer", "answers", "a"}
 _UNNAMED = re.compile(r"(?:sheet|工作表|表格?|table)\s*\d*", re.IGNORECASE)
 
-ONCE = Translatable("merged cells are too large: in some rows their text is left out")
+LEFT_OUT = Translatable("merged cells are too large: in some rows their text is left out")
 
 Notes = Mapping[int, Mapping[int, str]]
 """Row -> column -> comment on the cell."""
@@ -94,8 +94,8 @@ def filled(
         spare += _REPEATED * sizes[0] - sizes[1]
         if spare <= 0 and sizes[0] != sizes[1]:
             cells = row.cells
-            if warn is not None and ONCE not in warn:
-                warn.append(ONCE)
+            if warn is not None and LEFT_OUT not in warn:
+                warn.append(LEFT_OUT)
         gap = row.number > max(last, reach) + 1
         if own or row.hidden:
             last = row.number
