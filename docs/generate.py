@@ -11,9 +11,7 @@ PAGES = {"cli.md": "en_US.UTF-8", "cli.zh-CN.md": "zh_CN.UTF-8"}
 
 def page() -> str:
     """The help of every command in the language of this process."""
-    import typer
-
-    from rag.cli.app import app
+    from rag.cli.app import commands
 
     lines = ["# rag", ""]
 
@@ -23,7 +21,7 @@ def page() -> str:
         for name, inner in getattr(command, "commands", {}).items():
             walk(inner, inner.make_context(name, [], parent=context, resilient_parsing=True))
 
-    root = typer.main.get_command(app)
+    root = commands()
     walk(root, root.make_context("rag", [], resilient_parsing=True))
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import finetune.cli
@@ -22,6 +23,8 @@ from rag.cli.models import export, fill, quantize
 from rag.cli.plan import plan
 from server.cli.serve import mcp, serve, trace
 
+HELP = ["-h", "--help"]
+
 app = typer.Typer(
     name="rag",
     help=say("Questions about your documents, answered with sources."),
@@ -29,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": HELP},
 )
 
 
@@ -63,6 +66,18 @@ app.command("serve")(serve)
 app.add_typer(server.cli.keys.app, name="keys")
 app.command("trace")(trace)
 app.command("mcp")(mcp)
+
+
+def commands() -> TyperGroup:
+    """All commands, with the text of `--help` in the user's language, which typer does not translate."""
+    root = typer.main.get_group(app)
+    context = typer.Context(root, help_option_names=HELP)
+    found: list[TyperCommand | TyperGroup] = [root]
+    for each in found:
+        if option := each.get_help_option(context):
+            option.help = say("Show this message and exit.")
+        found += getattr(each, "commands", {}).values()
+    return root
 
 
 @cache
@@ -101,7 +116,7 @@ def main() -> None:
     gettext.bindtextdomain(DOMAIN, str(LOCALE))
     gettext.textdomain(DOMAIN)
     try:
-        if code := app(standalone_mode=False):
+        if code := commands()(standalone_mode=False):
             sys.exit(code)
     except TyperException as problem:
         usage_error(problem)
