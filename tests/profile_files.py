@@ -26,7 +26,7 @@ import inspect, json, os, signal, sys, threading, time, urllib.request
 from pathlib import Path
 
 tree, found, request, words = (json.loads(word) for word in sys.argv[1:])
-files, active = set(), request is None
+files, active = set(), found and request is None
 
 def importing(frame):
     while frame := frame.f_back:
@@ -36,8 +36,9 @@ def importing(frame):
     return False
 
 def hook(frame, event, _):
+    """Is called for functions in Python alone, and asks not to be called for their lines."""
     code = frame.f_code
-    if active and event == "call" and code.co_filename not in files:
+    if active and code.co_filename not in files:
         function = code.co_flags & inspect.CO_OPTIMIZED  # not a module or a class
         if function and code.co_filename.startswith(tree) and not importing(frame):
             files.add(code.co_filename)
@@ -64,8 +65,9 @@ def send():
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 
-threading.setprofile(hook)
-sys.setprofile(hook)
+if found:
+    threading.settrace(hook)
+    sys.settrace(hook)
 if request:
     threading.Thread(target=send, daemon=True).start()
 sys.argv = ["rag", *words]
@@ -73,9 +75,10 @@ from rag.cli.app import main
 try:
     main()
 finally:
-    sys.setprofile(None)
-    names = [str(Path(file).relative_to(tree)) for file in files]
-    Path(found).write_text(json.dumps(sorted(names)), "utf-8")
+    sys.settrace(None)
+    if found:
+        names = [str(Path(file).relative_to(tree)) for file in files]
+        Path(found).write_text(json.dumps(sorted(names)), "utf-8")
 '''
 
 
@@ -84,22 +87,27 @@ def files_of(
     environment: Mapping[str, str],
     tree: Path = ROOT,
     request: Mapping[str, Any] | None = None,
+    profile: bool = True,
 ) -> set[str]:
     """The files, relative to `tree`, in which a function runs for `rag WORDS...`.
 
     With a `request` (`base`, `path` and `bodies` to post), `words` start a server, and only what
-    runs for the last body counts. Child processes do not count.
+    runs for the last body counts. Child processes do not count. Without `profile` the command runs as
+    ever, and none is found.
     """
     found = Path(environment["XDG_CACHE_HOME"], "files.json")
     found.unlink(missing_ok=True)
-    given = (str(tree.resolve()) + os.sep, str(found), request, [str(word) for word in words])
+    result = str(found) if profile else None
+    given = (str(tree.resolve()) + os.sep, result, request, [str(word) for word in words])
     done = subprocess.run(
         [sys.executable, "-c", RUN, *map(json.dumps, given)],
         env={**os.environ, **environment, "PYTHONPATH": str(tree)},
         cwd=tree, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    if done.returncode not in (0, -15) or not found.exists():
+    if done.returncode not in (0, -15) or profile > found.exists():
         raise RuntimeError(f"rag {words}: {done.returncode}\n{done.stderr[-3000:]}")
+    if not profile:
+        return set()
     names = json.loads(found.read_text("utf-8"))
     return {name for name in names if name.partition("/")[0] in PACKAGES}
 
@@ -118,8 +126,8 @@ def figures(tree: Path, home: Path, model: Path | None = None) -> dict[str, list
     for name, number in (("甲", "493872"), ("乙", "161638")):
         (texts / f"{name}厂.txt").write_text(f"{name}厂的编号是{number}。\n", "utf-8")
     # First something else, so that the encoder is in the cache.
-    files_of("ingest", laws / "劳动合同法.md", "--kb", "laws", environment=environment, tree=tree)
-    files_of("ingest", texts, "--kb", "texts", environment=environment, tree=tree)
+    for folder, base in ((laws / "劳动合同法.md", "laws"), (texts, "texts")):
+        files_of("ingest", folder, "--kb", base, environment=environment, tree=tree, profile=False)
     ask = ("ask", "--kb")
     found = {
         "ingest": files_of(

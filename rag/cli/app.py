@@ -23,7 +23,7 @@ from rag.cli.models import export, fill, quantize
 from rag.cli.plan import plan
 from server.cli.serve import mcp, serve, trace
 
-HELP = ["-h", "--help"]
+HELP, HELP_TEXT = ["-h", "--help"], say("Show this message and exit.")
 
 app = typer.Typer(
     name="rag",
@@ -75,7 +75,7 @@ def commands() -> TyperGroup:
     found: list[TyperCommand | TyperGroup] = [root]
     for each in found:
         if option := each.get_help_option(context):
-            option.help = say("Show this message and exit.")
+            option.help = HELP_TEXT
         found += getattr(each, "commands", {}).values()
     return root
 
