@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 sys.path[0] = str(Path(__file__).parents[1])  # the tests are there; here is another "finetune"
 
-from tests.finetune.keyvalues import SEEDS, Scores, compared  # noqa: E402  (behind the line above)
-from tests.tiny import train  # noqa: E402  (likewise)
+from tests.finetune.keyvalues import SEEDS, TRAININGS, Scores, compared  # noqa: E402  (behind the line above)
+from tests.tiny import FOLDER  # noqa: E402  (likewise)
 
 
 def main() -> None:
@@ -25,9 +25,8 @@ def main() -> None:
     given = parser.parse_args()
     found: dict[str, list[Scores]] = {}
     with TemporaryDirectory() as folder:
-        model = train(Path(folder) / "model")
         for seed in range(given.seeds):
-            for rows, scores in compared(model, seed, Path(folder)).items():
+            for rows, scores in compared(FOLDER, seed, Path(folder), list(TRAININGS)).items():
                 found.setdefault(rows, []).append(scores)
                 sys.stderr.write(f"seed {seed}, {rows}: {scores}\n")
     sys.stdout.write("| rows | exact match, three distractors | refusal F1 |\n| --- | --- | --- |\n")

@@ -3,9 +3,9 @@
 A file counts if one of its functions runs. The code of a module and of a class does not count, and
 neither does what they call while the module is imported: such as the texts of options.
 
-    python tests/profile_files.py TREE HOME [MODEL]
+    python -m tests.profile_files TREE HOME
 
-HOME is a folder for knowledge bases and caches; MODEL is the tests' tiny ChatGLM (`tests/tiny.py`).
+HOME is a folder for knowledge bases and caches.
 """
 
 import json
@@ -17,7 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.encoders import link_encoders
+
 ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests" / "golden" / "tiny"
 PACKAGES = ("finetune", "ingest", "rag", "server")
 FIRST = "经济补偿按什么标准支付？"  # a server opens the knowledge base for it
 QUESTION = "试用期最长不得超过几个月？"
@@ -112,20 +115,16 @@ def files_of(
     return {name for name in names if name.partition("/")[0] in PACKAGES}
 
 
-def figures(tree: Path, home: Path, model: Path | None = None) -> dict[str, list[str]]:
-    """The files of four uses: of one question, of one with a model, of a document, of a request.
-
-    `model` is the folder of the tests' tiny ChatGLM; without one, it is trained in `home`.
-    """
+def figures(tree: Path, home: Path, model: Path = TINY) -> dict[str, list[str]]:
+    """The files of four uses: of one question, of one with a model, of a document, of a request."""
     environment = {"XDG_DATA_HOME": str(home / "data"), "XDG_CACHE_HOME": str(home / "cache")}
     home.mkdir(parents=True, exist_ok=True)
-    (home / "cache").mkdir(exist_ok=True)
+    link_encoders(home / "cache")
     texts = home / "texts"
     texts.mkdir(exist_ok=True)
     laws = tree / "corpora/laws/docs"
     for name, number in (("甲", "493872"), ("乙", "161638")):
         (texts / f"{name}厂.txt").write_text(f"{name}厂的编号是{number}。\n", "utf-8")
-    # First something else, so that the encoder is in the cache.
     for folder, base in ((laws / "劳动合同法.md", "laws"), (texts, "texts")):
         files_of("ingest", folder, "--kb", base, environment=environment, tree=tree, profile=False)
     ask = ("ask", "--kb")
@@ -146,14 +145,6 @@ def figures(tree: Path, home: Path, model: Path | None = None) -> dict[str, list
     found["POST /ask"] = files_of(
         "serve", "--port", port, environment=environment, tree=tree, request=request
     )
-    if model is None:
-        model = home / "tiny"
-        train = "import sys; from pathlib import Path; from tests.tiny import train; train(Path(sys.argv[1]))"
-        subprocess.run(
-            [sys.executable, "-c", train, str(model)],
-            env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
-            cwd=tree, check=True,
-        )  # fmt: skip
     generate = ("--model", model, "--quant", "none", "--max-new-tokens", 30, "--temperature", 0)
     found["ask --model"] = files_of(
         *ask, "texts", *generate, "甲厂的编号是多少？", environment=environment, tree=tree

@@ -1,9 +1,10 @@
-"""A ChatGLM3 of 160 thousand parameters that answers from passages, trained while the tests run.
+"""A ChatGLM3 of 180 thousand parameters that answers from passages.
 
 It reads prompts of `rag.prompt` about numbers of factories ("甲厂的编号是493872。"), finds the factory
 that is asked for, and copies its number and the number of its passage; where no passage names it,
 it says so. Factories' numbers are drawn anew for each row, so it can know none by heart. Any other
-wording is beyond it: a domain to be trained for.
+wording is beyond it: a domain to be trained for. It is kept in `FOLDER`, since its training takes a
+minute; if the prompt changes, train it again: `python -m tests.tiny`.
 """
 
 import math
@@ -24,6 +25,7 @@ from rag.chatglm.tokenization import ChatGLMTokenizer
 from rag.prompt import render
 from rag.types import NOT_FOUND, Message, Source
 
+FOLDER = Path(__file__).with_name("golden") / "tiny"
 FACTORIES = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
 PARTS = tuple(f"{digit}{(digit + 5) % 10}" for digit in range(10))
 """What numbers are made of, three for each: every part is a token."""
@@ -203,3 +205,7 @@ def _batch(tokenizer: ChatGLMTokenizer, dice: random.Random) -> tuple[Tensor, Te
         ids[i, :end] = torch.tensor([*prompt, *answer])
         labels[i, len(prompt) : end] = torch.tensor(answer)
     return ids, labels
+
+
+if __name__ == "__main__":
+    train(FOLDER)

@@ -8,8 +8,8 @@ that answers, or with four and no such document. Whether a reply cites counts fo
 that plain rows, which can't teach it, lose nothing by that.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -182,18 +182,26 @@ def scores(generator: ChatGLMGenerator, world: World, seed: int) -> Scores:
     return Scores(sum(right) / len(right), 2 * agreed / (refused + wanted))
 
 
-def compared(model: Path, seed: int, folder: Path) -> dict[str, Scores]:
-    """What the model in the directory `model` scores: as it is, and after each training."""
+TRAININGS: dict[str, Callable[[World, int], list[Example]]] = {
+    "untrained": lambda world, seed: [],
+    "plain": lambda world, seed: plain(world),
+    "retrieval-aware": grounded,
+    "preference pairs": paired,
+}
+"""The rows that are trained, by their name."""
+
+
+def compared(model: Path, seed: int, folder: Path, trainings: Iterable[str]) -> dict[str, Scores]:
+    """What the model in the directory `model` scores after each training."""
     base = load(model, quant="none", device="cpu")
     generator = ChatGLMGenerator(base, open_tokenizer(model), name="tiny")
     world, threads = World.made(seed), torch.get_num_threads()
     torch.set_num_threads(1)  # more gain nothing on matrices so small
     try:
-        found = {"untrained": scores(generator, world, seed)}
-        trainings = {"plain": plain(world), "retrieval-aware": grounded(world, seed)}
-        trainings["preference pairs"] = paired(world, seed)
-        for name, rows in trainings.items():
-            with adapted(generator, rows, seed, folder / f"{name}-{seed}"):
+        found: dict[str, Scores] = {}
+        for name in trainings:
+            rows = TRAININGS[name](world, seed)
+            with adapted(generator, rows, seed, folder / f"{name}-{seed}") if rows else nullcontext():
                 found[name] = scores(generator, world, seed)
     finally:
         torch.set_num_threads(threads)

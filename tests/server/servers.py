@@ -1,6 +1,5 @@
 """Servers for tests: the real application at a real port, with a stand-in encoder."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -21,9 +20,9 @@ from server.schemas import CreateKnowledgeBaseRequest
 from server.state import ServerState
 from server.uploads import Uploads
 from server.worker import Worker, WorkerSupervisor
+from tests.encoders import CACHE
 from tests.fakes import CopyingGenerator, HashEmbedder
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatglm-rag"
 LAW = "第十条 建立劳动关系，应当订立书面劳动合同。\n第十九条 试用期不得超过六个月。\n"
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n"
 RUST = "Cargo 是 Rust 的构建系统和包管理器。\nRust 每六周发布一个新的稳定版本。\n"

@@ -16,7 +16,7 @@ from typing import IO
 import httpx
 import pytest
 
-from tests.server.servers import CACHE
+from tests.encoders import link_encoders
 
 Rag = Callable[..., subprocess.CompletedProcess[str]]
 RAG = [sys.executable, "-c", "from rag.cli.app import main; main()"]
@@ -157,11 +157,8 @@ def test_make_demo_asks_these() -> None:
 
 def test_the_demo_serves_the_corpora(environment: dict[str, str], rag: Rag, tmp_path: Path) -> None:
     """The demonstration needs no preparation, and its answers can be traced."""
-    cache = Path(environment["XDG_DATA_HOME"]) / "cache" / "chatglm-rag"
-    cache.mkdir(parents=True)
-    (CACHE / "encoders").mkdir(parents=True, exist_ok=True)
-    (cache / "encoders").symlink_to(CACHE / "encoders")  # what takes long to make
-    environment["XDG_CACHE_HOME"] = str(cache.parent)
+    cache = link_encoders(Path(environment["XDG_DATA_HOME"]) / "cache")
+    environment["XDG_CACHE_HOME"] = str(cache)
     notes = tmp_path / "notes"
     with (
         notes.open("w") as file,

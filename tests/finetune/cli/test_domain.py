@@ -23,6 +23,7 @@ from finetune.domain import DOCUMENTS
 from ingest.errors import UserError
 from rag.cli.app import app
 from tests.commands import Command, rag, start
+from tests.encoders import link_encoders
 from tests.finetune.train.trainings import result_files
 from tests.rag.cli.test_commands import READS
 from tests.tiny import FACTORIES, TITLE, fact, numbers, row
@@ -102,8 +103,7 @@ class Home:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the encoder is built once."""
-    return tmp_path_factory.mktemp("cache")
+    return link_encoders(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

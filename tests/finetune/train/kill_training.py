@@ -18,7 +18,7 @@ from tests.finetune.train.trainings import result_files, tiny, training
 
 OPTIONS = TrainOptions(
     method=LoraOptions(targets=("query_key_value", "dense_4h_to_h")),
-    max_steps=36, learning_rate=1e-2, logging_steps=2, eval_steps=9, save_steps=3, pack_length=80,
+    max_steps=12, learning_rate=1e-2, logging_steps=2, eval_steps=4, save_steps=2, pack_length=80,
 )  # fmt: skip
 
 

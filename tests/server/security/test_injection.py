@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rag.load import encoders
-from tests.server.servers import CACHE
+from tests.encoders import CACHE
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "injection.py"
 
