@@ -1,10 +1,8 @@
 """Blanks are filled from what stands on both sides of them, and nothing else is touched."""
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from rag.chatglm.loading import load
 from rag.chatglm.modeling_chatglm import Glm1ForCausalLM
 from rag.chatglm.tokenization import open_tokenizer
 from rag.types import Sampling
+from tests.commands import rag
 from tests.rag.chatglm import vocabularies
 from tests.rag.chatglm.golden import COPY
 
@@ -228,17 +227,15 @@ def test_a_model_that_fills_no_blanks_is_refused(filler: tuple[Any, Any]) -> Non
         filled_text(model, filler[1], "今天[MASK]很好", GREEDY)
 
 
-def rag(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(home), "LC_ALL": "C.UTF-8"}
-    command = [sys.executable, "-c", "from rag.cli.app import main; main()", "fill", *words]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=300)
+def run_fill(*words: str, home: Path, stdin: str = "") -> CompletedProcess[str]:
+    return rag("fill", *words, environment={"XDG_CACHE_HOME": str(home), "LC_ALL": "C.UTF-8"}, stdin=stdin)
 
 
 def test_the_command_fills_blanks(directory: Path, tmp_path: Path) -> None:
     options = ("--model", str(directory), "--quant", "none")
-    done = rag(*options, "[MASK]的首都是开罗，德国的首都是[MASK]。", home=tmp_path)
+    done = run_fill(*options, "[MASK]的首都是开罗，德国的首都是[MASK]。", home=tmp_path)
     assert done.stdout == "埃及的首都是开罗，德国的首都是柏林。\n"
-    assert rag(*options, home=tmp_path, stdin="英国：[gMASK]\n").stdout == "英国：英国的首都是伦敦。\n"
+    assert run_fill(*options, home=tmp_path, stdin="英国：[gMASK]\n").stdout == "英国：英国的首都是伦敦。\n"
 
 
 @pytest.mark.parametrize(
@@ -250,6 +247,6 @@ def test_the_command_fills_blanks(directory: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_reported_in_one_line(model: str, text: str, says: str, tmp_path: Path) -> None:
-    done = rag("--model", str(COPY / model), text, home=tmp_path)
+    done = run_fill("--model", str(COPY / model), text, home=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert says in done.stderr.splitlines()[-1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingest.store import open_store
+from tests import commands
 from tests.rag.chatglm.golden import COPY
 
 LAW = """# 劳动合同法
@@ -42,12 +43,8 @@ def rag(home: Path) -> Rag:
     """Runs `rag` with its data in `home`; the encoder's cache is the user's own."""
 
     def run(*words: str, stdin: str = "", locale: str = "C.UTF-8") -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "LC_ALL": locale}
-        environment.pop("RAG_KB", None)
-        command = [sys.executable, "-c", "from rag.cli.app import main; main()", *words]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, env=environment, timeout=300
-        )
+        environment = {"XDG_DATA_HOME": str(home / "data"), "LC_ALL": locale}
+        return commands.rag(*words, environment=environment, stdin=stdin)
 
     return run
 
