@@ -302,22 +302,13 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
         output: dict[str, Any] = {CACHE: cache, "hidden_states": outputs.hidden_states}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **output)
 
-    def generate(self, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        """As transformers'; upstream's bool mask [B, 1, S, S] is also accepted, for its padding."""
-        if attention_mask is not None and attention_mask.dim() == 4:  # real tokens see themselves
-            attention_mask = (~attention_mask[:, 0].diagonal(dim1=-2, dim2=-1)).long()
-        parent: Any = super()
-        return parent.generate(*args, attention_mask=attention_mask, **kwargs)
-
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The inputs of one step of `generate`: the tokens that are not in the cache yet."""
         cache, attention_mask = kwargs.get(CACHE), kwargs.get("attention_mask")
         cached = cache.get_seq_length() if cache is not None else 0
         if not cached and attention_mask is not None and not attention_mask[:, -1].all():
             raise ValueError("a prompt is padded on the right; pad on the left to generate")
-        position_ids = kwargs.get("position_ids")
-        if position_ids is None:
-            position_ids = self.positions(input_ids, attention_mask)
+        position_ids = self.positions(input_ids, attention_mask)
         # The cache also holds P-Tuning's keys, which belong to no token.
         new = input_ids.shape[1] - max(0, cached - (self.config.pre_seq_len or 0))
         return {
@@ -329,31 +320,8 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
             CACHE: cache,
         }
 
-    def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Extend the caller's positions, if any: row 0 stays at the blank, row 1 continues."""
-        ids = model_kwargs.pop("position_ids", None)
-        parent: Any = super()
-        extend = parent._update_model_kwargs_for_generation
-        model_kwargs = extend(outputs, model_kwargs, *args, **kwargs)
-        if ids is not None:
-            new = torch.arange(1, kwargs.get("num_new_tokens", 1) + 1, device=ids.device)
-            new = ids[..., -1:] + torch.stack((new * 0, new))
-            model_kwargs["position_ids"] = torch.cat((ids, new), dim=-1)
-        return model_kwargs
-
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """Newer transformers compute 1-D positions here; `prepare_inputs_for_generation` has ours."""
-
-    def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Repeat rows, for beams; newer transformers expect positions [3, B, S]."""
-        position_ids = kwargs.pop("position_ids", None)
-        parent: Any = super()
-        ids, more = parent._expand_inputs_for_generation(*args, **kwargs)
-        if position_ids is not None:
-            more["position_ids"] = position_ids.repeat_interleave(kwargs["expand_size"], dim=0)
-        return ids, more
 
 
 class ChatGLM2Rotary(nn.Module):

@@ -14,9 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, AnyStr
 
-import numpy as np
 import sentencepiece
-from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -24,7 +22,6 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
-from transformers.utils.generic import PaddingStrategy
 from transformers.utils.hub import cached_file
 
 from ingest.errors import UserError
@@ -76,7 +73,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     decode to their names in ChatGLM3 and to nothing in ChatGLM2."""
 
     vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (as transformers declares it)
-    model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
     padding_side = "left"
     around_special = ""  # what is dropped before and after a special token
 
@@ -184,16 +181,6 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         ids = [self._ids["[gMASK]"], self._ids["sop"], *token_ids_0]
         return ids if token_ids_1 is None else [*ids, *token_ids_1, self._ids[str(self.eos_token)]]
 
-    def _pad(self, encoded_inputs: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        """As transformers pads, with `position_ids` that count from 0 at the first real token."""
-        length = len(encoded_inputs["input_ids"])
-        positions = encoded_inputs.setdefault("position_ids", list(range(length)))
-        padded = super()._pad(encoded_inputs, *args, **options)
-        zeros = [0] * (len(padded["input_ids"]) - length)
-        left = (options.get("padding_side") or self.padding_side) == "left"
-        padded["position_ids"] = [*zeros, *positions] if left else [*positions, *zeros]
-        return padded
-
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         target = Path(save_directory, prefix + self.vocab_files_names["vocab_file"])
@@ -254,52 +241,6 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
     ) -> list[int]:
         ids = [*token_ids_0, self._ids["[gMASK]"], self._ids[str(self.bos_token)]]
         return ids if token_ids_1 is None else [*ids, *token_ids_1, self._ids[str(self.eos_token)]]
-
-    def _pad(
-        self,
-        encoded_inputs: Any,
-        max_length: int | None = None,
-        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_attention_mask: bool | None = None,
-    ) -> dict[str, Any]:
-        """Pad and add the prefix mask [1, S, S] (True: masked) and the 2-D positions [2, S]. Without a
-        length to pad to, the model gets only ids."""
-        ids = encoded_inputs["input_ids"]
-        if padding_strategy == PaddingStrategy.LONGEST:
-            max_length = len(ids)
-        if max_length is None:
-            return encoded_inputs
-        if pad_to_multiple_of:
-            max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
-        mask, positions = self._prefix(ids)
-        mask = encoded_inputs.get("attention_mask", mask)
-        positions = encoded_inputs.get("position_ids", positions)
-        length = 0 if padding_strategy == PaddingStrategy.DO_NOT_PAD else max_length
-        missing = max(0, length - len(ids))
-        sides = (missing, 0) if (padding_side or self.padding_side) == "left" else (0, missing)
-        mask = np.pad(mask, [(0, 0), sides, sides], constant_values=True)
-        encoded_inputs["attention_mask"] = mask
-        encoded_inputs["position_ids"] = np.pad(positions, [(0, 0), sides])
-        pad = [self.pad_token_id]
-        encoded_inputs["input_ids"] = pad * sides[0] + list(ids) + pad * sides[1]
-        return encoded_inputs
-
-    def _prefix(self, ids: list[int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Mask and positions of one sequence; `[MASK]` comes before `[gMASK]`. (The model prefers
-        `[gMASK]`; see `positions_2d` in modeling_chatglm.py.)"""
-        length = len(ids)
-        context = ids.index(self.bos_token_id) if self.bos_token_id in ids else length
-        mask = ~np.tri(length, dtype=bool)
-        mask[:, :context] = False
-        positions = np.zeros((2, length), np.int64)
-        positions[0] = np.arange(length)
-        positions[1, context:] = np.arange(1, length - context + 1)
-        blanks = [blank for blank in (self.mask_token_id, self._ids["[gMASK]"]) if blank in ids]
-        if blanks:
-            positions[0, context:] = ids.index(blanks[0])
-        return mask[None], positions
 
 
 # As tokenization_chatglm.py of GLM-4-9B, `pat_str`.
