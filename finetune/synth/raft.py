@@ -81,12 +81,13 @@ class RaftRow:
 
     @property
     def preferences(self) -> list[dict[str, Any]]:
-        """Its target and worse answers, as pairs in LLaMA-Factory's form: an invented answer instead of a
-        refusal; the answer without a mark, and with that of the nearest other passage."""
+        """Its target and worse answers, as pairs in LLaMA-Factory's form: the answer without a mark, and with
+        that of the nearest other passage; both are invented if the target refuses. With as many pairs for
+        each row, refusals keep their share."""
         *_, prompt, target = self.messages
         reply, gold = self.question.pair.reply, self.gold or 0
         others = sorted({*range(1, len(self.sources) + 1)} - {gold}, key=lambda number: abs(number - gold))
-        rejected = [reply] * bool(gold) + [with_marks(reply, number) for number in others[:1]]
+        rejected = [reply, *(with_marks(reply, number) for number in others[:1])]
         row = {"instruction": prompt.text, "input": "", "history": [], "chosen": target.text}
         return [{**row, "rejected": text} for text in rejected]
 

@@ -107,18 +107,16 @@ def grounded(world: World, seed: int) -> list[Example]:
 
 
 def paired(world: World, seed: int) -> list[Example]:
-    """The rows of `grounded`, each with a worse answer: an invented one instead of a refusal, the number of
-    another passage, or no mark."""
+    """The rows of `grounded`, each with two worse answers: the answer with no mark, and with the number of
+    another passage; instead of a refusal both are invented."""
     dice = Random(f"pairs {seed}")
     found: list[Example] = []
     for example, name in zip(grounded(world, seed), world.trained, strict=True):
-        bare_answer, others = world.sentence(name), list(range(1, DISTRACTORS + 2))
-        if declines(example.answer):
-            rejected = [f"{bare_answer[:-1]}[{dice.choice(others)}]。"]
-        else:
+        bare_answer, wrong = world.sentence(name), list(range(1, DISTRACTORS + 2))
+        if not declines(example.answer):
             right = int(example.answer[-3])
-            near = dice.choice([n for n in others if abs(n - right) == 1])
-            rejected = [bare_answer, f"{bare_answer[:-1]}[{near}]。"]
+            wrong = [number for number in wrong if abs(number - right) == 1]
+        rejected = (bare_answer, f"{bare_answer[:-1]}[{dice.choice(wrong)}]。")
         found += [replace(example, rejected=each) for each in rejected]
     return found
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,11 +84,13 @@ def test_a_document_is_on_one_side_alone(built: tuple[Path, SyntheticReport]) ->
 
 
 def test_pairs_prefer_the_targets_of_the_training_rows(base: Path, tmp_path: Path) -> None:
-    """Refusals over invented answers; marks over none, and over those of other passages."""
+    """Refusals over invented answers; marks over none, and over those of other passages. Refusals keep their
+    share."""
     pairs = tmp_path / "pairs.jsonl"
     build(base, tmp_path / "set", SyntheticOptions(heldout=0.4, preferences=pairs))
     rows = {row["messages"][0]["content"]: row for row in lines(tmp_path / "set" / "train.jsonl")}
     kinds: set[str] = set()
+    pairs_of: Counter[str] = Counter()
     for example in examples([pairs]):
         row, marks = rows[example.question], set(re.findall(r"\[(\d)\]", example.rejected))
         assert example.answer == row["messages"][1]["content"]
@@ -95,7 +98,8 @@ def test_pairs_prefer_the_targets_of_the_training_rows(base: Path, tmp_path: Pat
         assert marks != {str(row["gold"])}
         assert example.whole
         kinds.add("invented" if row["gold"] is None else "neighbour" if marks else "uncited")
-        assert bool(marks) or row["gold"] is not None
+        pairs_of[example.question] += 1
+    assert {*pairs_of.values()} == {2}
     assert kinds == {"invented", "neighbour", "uncited"}
 
 
