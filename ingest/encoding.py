@@ -59,7 +59,7 @@ _C1 = re.compile(rb"\xc2[\x80-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
+class Detection:
     """An encoding's Python name, the length of its byte order mark, and how many bytes were lost."""
 
     encoding: str
@@ -70,7 +70,7 @@ class Detected:
 Source = Path | bytes
 
 
-def losses(detected: Detected) -> list[Translatable]:
+def losses(detected: Detection) -> list[Translatable]:
     """The warning that bytes were lost, if any were."""
     count = detected.replaced
     return [Translatable("{count} bytes could not be decoded", count=count)] if count else []
@@ -83,7 +83,7 @@ def pieces(source: Source) -> Iterator[bytes]:
             yield piece
 
 
-def detect(source: Source, *, name: str = "") -> Detected:
+def detect(source: Source, *, name: str = "") -> Detection:
     """The encoding that explains the whole of `source` best. Raises `Unreadable` if it is not text: it
     has control characters or unassigned ones, or more than a tenth of what is not ASCII can't be decoded."""
     name = name or (source.name if isinstance(source, Path) else "the text")
@@ -92,11 +92,11 @@ def detect(source: Source, *, name: str = "") -> Detected:
         if head.startswith(bom):
             return _checked(source, encoding, len(bom), name)
     if _is_utf8(source, name):
-        return Detected("utf-8", 0, 0)
+        return Detection("utf-8", 0, 0)
     return _checked(source, _likeliest(_evidence(source), _declared(head)), 0, name)
 
 
-def decode(source: Source, detected: Detected) -> Iterator[str]:
+def decode(source: Source, detected: Detection) -> Iterator[str]:
     """The text in pieces: line ends are \\n; no control characters, no lone surrogates."""
     for text in _raw(source, detected.encoding, detected.skip, "replace"):
         yield _CONTROL.sub("", text).replace("\f", "\n")
@@ -228,7 +228,7 @@ def _rows(encoding: str, first: int, last: int) -> str:
     return "".join(c for c in table.decode(encoding, "ignore") if ord(c) > 0x7F)
 
 
-def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
+def _checked(source: Source, encoding: str, skip: int, name: str) -> Detection:
     """Counts the bytes of `source` that `encoding` loses; raises `Unreadable` if it is not text."""
     size = foreign = lost = controls = rare = 0
     wide = encoding.startswith(("utf-16", "utf-32"))
@@ -251,7 +251,7 @@ def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
             "{name} is not text ({lost} bytes fit no encoding; {encoding} is nearest)",
             name=name, lost=lost, encoding=encoding,
         )  # fmt: skip
-    return Detected(encoding, skip, lost)
+    return Detection(encoding, skip, lost)
 
 
 def _need_text(size: int, controls: int, name: str) -> None:

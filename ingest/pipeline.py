@@ -20,7 +20,7 @@ from ingest.embed import Embedder, Vectors
 from ingest.errors import Unreadable
 from ingest.files import FoundFile, digest
 from ingest.store import Store
-from ingest.types import Document, DocumentPart, Parsed, ParseReport, Segment
+from ingest.types import Document, DocumentPart, ParsedFile, ParseReport, Segment
 
 Status = Literal["added", "changed", "unchanged", "refused", "removed", "missing"]
 
@@ -52,7 +52,7 @@ class Reading:
 
 
 class Parser(Protocol):
-    def parse(self, path: Path) -> Parsed:
+    def parse(self, path: Path) -> ParsedFile:
         """The text of a file; raises `Unreadable` if there is none. Reading the segments never fails."""
         ...
 

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 from ingest.errors import Unreadable
 from ingest.i18n import Translatable, from_json, to_json
-from ingest.types import Mark, Parsed, ParseReport, Segment
+from ingest.types import Mark, ParsedFile, ParseReport, Segment
 
 
 def write(segments: Iterable[Segment], spool: Path) -> None:
@@ -80,7 +80,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         self._stop()
         self._folder.cleanup()
 
-    def parse(self, path: Path) -> Parsed:
+    def parse(self, path: Path) -> ParsedFile:
         """The text of a file; its segments are read from the spool file while you iterate, once.
 
         Raises `Unreadable` with the parser's reason, the exceeded limit, or what ended the child.
@@ -92,7 +92,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         except BaseException:
             place.unlink(missing_ok=True)
             raise
-        return Parsed(answer["title"], read(place), ParseReport.from_json(answer["report"]))
+        return ParsedFile(answer["title"], read(place), ParseReport.from_json(answer["report"]))
 
     def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, int, float | None]:
         """`ingest.parse.pdf.draw` in the child. Raises as `parse` does."""

@@ -77,7 +77,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
+class ParsedFile:
     """A file's title and text. `segments` is read once and may be lazy."""
 
     title: str

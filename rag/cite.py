@@ -31,7 +31,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Cited:
+class AnswerCitations:
     """Citations of an answer; the fields are those of `Answer`."""
 
     citations: tuple[Citation, ...]
@@ -39,7 +39,7 @@ class Cited:
     unknown: tuple[int, ...]
 
 
-def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> Cited:
+def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> AnswerCitations:
     """Citations in the order of the marks; each quotes what supports the marked sentence.
 
     `sources[n - 1]` is passage `[n]` of the prompt. Two sentences that are supported by the same
@@ -67,7 +67,7 @@ def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> C
                 citations[number, span] = cited
         if not declines(claim.text) and not faithfulness.supports(claim.text, claim.numbers):
             unsupported.append((claim.start, claim.end))
-    return Cited(tuple(citations.values()), tuple(unsupported), tuple(unknown))
+    return AnswerCitations(tuple(citations.values()), tuple(unsupported), tuple(unknown))
 
 
 def claims(text: str) -> list[Claim]:

@@ -26,7 +26,7 @@ from rag.score_norm import RefuseOptions
 
 SETTINGS, DATABASE = "rag.toml", "kb.sqlite"
 
-Place = Path | MilvusAddress
+Location = Path | MilvusAddress
 """A knowledge base: a folder, or an address on a server, which has no settings."""
 
 
@@ -54,7 +54,7 @@ class StoreOptions:
 class Config:
     """A knowledge base and its settings, one field for each section of `rag.toml`."""
 
-    place: Place = Path()
+    place: Location = Path()
     chunk: ChunkOptions = ChunkOptions()
     retrieve: RetrieveOptions = RetrieveOptions()
     read: ExtractOptions = ExtractOptions()
@@ -65,7 +65,7 @@ class Config:
     store: StoreOptions = StoreOptions()
 
     @property
-    def location(self) -> Place:
+    def location(self) -> Location:
         """Where the store is: an address on a server, or the folder."""
         return parse_address(self.store.url) if self.store.url else self.place
 
@@ -80,7 +80,7 @@ class Config:
         return open_store(self.location, create=create)
 
 
-def read_config(place: Place, file: Path | None = None) -> Config:
+def read_config(place: Location, file: Path | None = None) -> Config:
     """The settings of a knowledge base, all defaults without a `rag.toml`.
 
     `file` is read instead of the knowledge base's own `rag.toml`. Model folders in it may be

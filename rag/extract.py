@@ -26,7 +26,7 @@ from rag.question import RARITY, TermWeights, codes, fact_kinds, worth_of
 from rag.reader import NO_SPAN, best_span
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
-from rag.types import Answer, AnswerSpan, Idf, Query, ReaderOutput, Retrieved
+from rag.types import Answer, AnswerSpan, Idf, Query, ReaderOutput, Retrieval
 from rag.units import (
     ANSWERER,
     ASKS,
@@ -159,7 +159,7 @@ class Sentence:
 
 
 def extract(
-    found: Retrieved, store: Store, embedder: Embedder, norm: ScoreNorm, options: ExtractOptions
+    found: Retrieval, store: Store, embedder: Embedder, norm: ScoreNorm, options: ExtractOptions
 ) -> Answer:
     """The best sentences as text with citations `[1]`, `[2]`; a citation quotes the whole sentence,
     row or list of which the answer shows a part."""
@@ -205,7 +205,7 @@ def extract(
     return Answer(query.text, text, tuple(citations), found.hits, found.confidence, refused=False, span=span)
 
 
-def _facts(found: Retrieved, store: Store) -> dict[Passage, list[Span]]:
+def _facts(found: Retrieval, store: Store) -> dict[Passage, list[Span]]:
     """The first passages of the best document with their lines that say what the question asks of it."""
     kinds, best = fact_kinds(found.query.normalized), found.passages[0].document
     document = store.by_id(best) if kinds else None

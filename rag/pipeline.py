@@ -24,7 +24,7 @@ from rag.reader import Reader
 from rag.retrieve import Reranker, best_of_passages, by_reading, names_row, rank, rerank
 from rag.scope import Scope
 from rag.score_norm import Calibration, ScoreNorm, confidence
-from rag.types import Answer, Message, Query, ReaderOutput, RefusalFeatures, Retrieved, Sampling, Source
+from rag.types import Answer, Message, Query, ReaderOutput, RefusalFeatures, Retrieval, Sampling, Source
 
 LONGEST_QUESTION = 2000
 RERANKED = 20  # passages that a reranker scores
@@ -64,7 +64,7 @@ class Pipeline:
 
     def stream(
         self, question: str, history: Sequence[Message] = (), sampling: Sampling | None = None
-    ) -> Steps[Retrieved | str | Answer]:
+    ) -> Steps[Retrieval | str | Answer]:
         """Yield the retrieval result, the answer's text piece by piece, then the `Answer` itself.
 
         The pieces add up to `Answer.text`. A refusal is an answer too; the generator is not called
@@ -102,7 +102,7 @@ class Pipeline:
         assert isinstance(answer, Answer)
         return answer
 
-    def retrieve(self, question: str, *, limit: int | None = None) -> Retrieved:
+    def retrieve(self, question: str, *, limit: int | None = None) -> Retrieval:
         """The best passages for a stand-alone question, and how likely they answer it."""
         _check(question)
         limit = limit or self.config.retrieve.passages
@@ -138,7 +138,7 @@ class Pipeline:
         likelihood = confidence(features, curve) if hits else 0.0
         if asks_article(query) and not any(query.codes <= codes(hit.chunk.indexed) for hit in hits):
             likelihood = 0.0  # another article does not answer
-        return Retrieved(
+        return Retrieval(
             query=query,
             vector=vector,
             ranking=ranking,
@@ -187,7 +187,7 @@ class Pipeline:
         wanted = self.within and frozenset(self.within)
         return (each for each in self.store.documents() if wanted is None or each.id in wanted)
 
-    def refusal(self, found: Retrieved) -> Answer:
+    def refusal(self, found: Retrieval) -> Answer:
         """The answer that says that the knowledge base has none, or the documents that are asked."""
         if self.within is not None:
             text = self._refusal_within(self.within, found.query.text)
@@ -216,14 +216,14 @@ class Pipeline:
             )
         return self.say("Not found in {names}. Nearest passages:", names=names)
 
-    def extract(self, found: Retrieved) -> Answer:
+    def extract(self, found: Retrieval) -> Answer:
         """The best sentences with citations, even if the question should be refused."""
         with self._stage("extract"):
             return extract(found, self.store, self.embedder, self.norm, self.config.read)
 
     def write(
         self,
-        found: Retrieved,
+        found: Retrieval,
         generator: Generator,
         history: Sequence[Message] = (),
         sampling: Sampling | None = None,

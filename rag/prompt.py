@@ -13,7 +13,7 @@ from ingest.i18n import Translatable
 from ingest.normalize import one_line
 from ingest.types import Passage
 from rag.question import script_of
-from rag.types import MARK, NOT_FOUND, CountTokens, Dropped, Message, Prompt, Script, Source
+from rag.types import MARK, NOT_FOUND, CountTokens, Message, Prompt, PromptOmissions, Script, Source
 
 INSTRUCTION: dict[Script, str] = {
     "han": (
@@ -82,7 +82,7 @@ def compose(
     selected.sort(key=lambda source: (source.passage.document, source.passage.start))
     messages = render(question, selected, recent, options)
     shortened = len({source.passage for source in selected} - {source.passage for source in sources})
-    dropped = Dropped(len(turns) - len(recent), len(sources) - len(selected), shortened)
+    dropped = PromptOmissions(len(turns) - len(recent), len(sources) - len(selected), shortened)
     return Prompt(messages, tuple(selected), dropped, count(messages))
 
 

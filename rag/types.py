@@ -110,7 +110,7 @@ class RefusalFeatures:
 
 
 @dataclass(frozen=True, slots=True)
-class Retrieved:
+class Retrieval:
     """The passages that were retrieved for a question.
 
     `vector` is the question's. `ranking` has every chunk that any search found, with its fused
@@ -153,7 +153,7 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class PromptOmissions:
     """What did not fit into a language model's window."""
 
     turns: int = 0
@@ -171,7 +171,7 @@ class Prompt:
 
     messages: tuple[Message, ...]
     sources: tuple[Source, ...]
-    dropped: Dropped
+    dropped: PromptOmissions
     tokens: int
 
 
@@ -195,6 +195,6 @@ class Answer:
     span: Span | None = None
     unsupported: tuple[Span, ...] = ()
     unknown: tuple[int, ...] = ()
-    dropped: Dropped = Dropped()
+    dropped: PromptOmissions = PromptOmissions()
     prompt: Prompt | None = None
     finish_reason: FinishReason = "stop"

@@ -20,7 +20,7 @@ from rag.pipeline import Pipeline
 from rag.prompt import INSTRUCTION
 from rag.question import script_of
 from rag.scope import Scope
-from rag.types import Answer, Message, Retrieved, Sampling
+from rag.types import Answer, Message, Retrieval, Sampling
 from server import schemas
 from server.auth import Principal
 from server.errors import NotFound
@@ -120,7 +120,7 @@ class Answerer:
                 pipeline = replace(pipeline, observe=seconds.__setitem__, say=say, generator=generator)
                 async with aclosing(_pieces(question.instructed(pipeline), question)) as pieces:
                     found = await anext(pieces)
-                    assert isinstance(found, Retrieved)
+                    assert isinstance(found, Retrieval)
                     yield schemas.SearchResponse.of(found, say, trace=trace, base=question.base)
                     async for piece in pieces:
                         if isinstance(piece, schemas.ReadingEvent):
@@ -147,7 +147,7 @@ class Answerer:
         return (self.local_queue if generator else self.search_queue), generator
 
     def _finish(
-        self, question: UserQuestion, pipeline: Pipeline, found: Retrieved, answer: Answer,
+        self, question: UserQuestion, pipeline: Pipeline, found: Retrieval, answer: Answer,
         trace: str, seconds: dict[str, float],
     ) -> schemas.AnswerResponse:  # fmt: skip
         """Record an answer, and give it the form in which clients get it."""
@@ -206,7 +206,7 @@ def _check_length(written: int, limit: int) -> None:
 
 async def _pieces(
     pipeline: Pipeline, question: UserQuestion
-) -> AsyncGenerator[Retrieved | schemas.ReadingEvent | str | Answer]:
+) -> AsyncGenerator[Retrieval | schemas.ReadingEvent | str | Answer]:
     """`Pipeline.stream`, each step in a thread, and how far a local model has read. Closing it stops the
     generator."""
     pieces = pipeline.stream(question.question, question.history, question.sampling(pipeline))

@@ -358,7 +358,7 @@ class SearchResponse(BaseModel):
     hits: list[HitResponse]
 
     @classmethod
-    def of(cls, found: rag.Retrieved, say: Translator, *, trace: str, base: str) -> Self:
+    def of(cls, found: rag.Retrieval, say: Translator, *, trace: str, base: str) -> Self:
         hits = [HitResponse.model_validate(_for_clients(hit_record(hit), say)) for hit in found.hits]
         return cls(
             id=trace, question=found.query.text, knowledge_base=base, sequence=found.sequence,
@@ -409,14 +409,14 @@ class AnswerResponse(BaseModel):
     generator: str
     unsupported: list[PartResponse]
     unknown: list[int]
-    dropped: rag.Dropped
+    dropped: rag.PromptOmissions
     remarks: list[str]
     """What a reader must know about the text, in the reader's language."""
     usage: UsageResponse
 
     @classmethod
     def of(
-        cls, answer: rag.Answer, found: rag.Retrieved, usage: UsageResponse, say: Translator,
+        cls, answer: rag.Answer, found: rag.Retrieval, usage: UsageResponse, say: Translator,
         *, trace: str, base: str,
     ) -> Self:  # fmt: skip
         values = record(answer)

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from rag.render import hit_record, record
-from rag.types import Answer, Message, Retrieved
+from rag.types import Answer, Message, Retrieval
 from server import schemas
 from server.database import Database
 
@@ -107,7 +107,7 @@ Kind = Literal["ask", "search"]
 
 
 def trace_record(
-    found: Retrieved,
+    found: Retrieval,
     seconds: Mapping[str, float],
     history: Sequence[Message] = (),
     answer: Answer | None = None,

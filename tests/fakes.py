@@ -11,7 +11,7 @@ import numpy as np
 from ingest.chunk import sentences
 from ingest.embed import Vector, Vectors
 from ingest.errors import Unreadable
-from ingest.types import Parsed, ParseReport, Segment
+from ingest.types import ParsedFile, ParseReport, Segment
 from rag.generate import Reply
 from rag.types import NOT_FOUND, Message, Sampling
 
@@ -53,12 +53,12 @@ class HashEmbedder:
 class TextParser:
     """Reads UTF-8 files; anything else is unreadable, as with the real one."""
 
-    def parse(self, path: Path) -> Parsed:
+    def parse(self, path: Path) -> ParsedFile:
         try:
             text = path.read_text("utf-8")
         except UnicodeDecodeError as error:
             raise Unreadable(f"{path} is not text") from error
-        return Parsed(path.stem, [Segment(text)], ParseReport("txt", "utf-8"))
+        return ParsedFile(path.stem, [Segment(text)], ParseReport("txt", "utf-8"))
 
 
 class CopyingGenerator:

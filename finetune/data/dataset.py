@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune.data.template import Encoded
+from finetune.data.template import EncodedExample
 from finetune.types import Ids, TokenRow
 from ingest.errors import UserError
 from ingest.store.atomic import write_whole
@@ -63,7 +63,7 @@ class RowBlock:
         return cls(NONE, NONE, NONE, counts)
 
     @classmethod
-    def of(cls, encoded: Sequence[Encoded]) -> "RowBlock":
+    def of(cls, encoded: Sequence[EncodedExample]) -> "RowBlock":
         rows = [row for each in encoded for row in each.rows]
         shortened = sum(each.shortened for each in encoded)
         bad = sum(each.bad for each in encoded)

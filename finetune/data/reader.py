@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.types import Finding, InvalidRow
-from ingest.encoding import Detected, detect
+from ingest.encoding import Detection, detect
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.normalize import readable
@@ -66,7 +66,7 @@ def records(path: Path, name: str = "") -> Iterator[Record | Finding]:
             yield from _lines(stream, name, detected)
 
 
-def _open(path: Path, detected: Detected) -> io.TextIOWrapper:
+def _open(path: Path, detected: Detection) -> io.TextIOWrapper:
     """The text of a file with \\n at its line ends; undecodable bytes are lone surrogates, in
     UTF-16 and UTF-32 U+FFFD."""
     raw = path.open("rb")
@@ -75,7 +75,7 @@ def _open(path: Path, detected: Detected) -> io.TextIOWrapper:
     return io.TextIOWrapper(raw, detected.encoding, "replace" if wide else "surrogateescape")
 
 
-def _lines(text: str | io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
+def _lines(text: str | io.TextIOWrapper, name: str, detected: Detection) -> Iterator[Record | Finding]:
     lines = enumerate(text.split("\n") if isinstance(text, str) else text, 1)
     read = (_line(line, f"{name}:{number}", detected) for number, line in lines if line.strip())
     head = list(islice(read, HEAD_LINES))
@@ -89,7 +89,7 @@ def _lines(text: str | io.TextIOWrapper, name: str, detected: Detected) -> Itera
     yield from read
 
 
-def _line(line: str, source: str, detected: Detected) -> Record | Finding:
+def _line(line: str, source: str, detected: Detection) -> Record | Finding:
     try:
         value, end = _value(line, 0)
         if end < len(line):
@@ -100,7 +100,7 @@ def _line(line: str, source: str, detected: Detected) -> Record | Finding:
     return _item(source, value, line, detected)
 
 
-def _array(text: str, name: str, detected: Detected) -> Iterator[Record | Finding]:
+def _array(text: str, name: str, detected: Detection) -> Iterator[Record | Finding]:
     number = 0
     try:
         for number, (value, raw) in enumerate(_values(text), 1):
@@ -178,7 +178,7 @@ def _skip_blanks(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _table(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
+def _table(stream: io.TextIOWrapper, name: str, detected: Detection) -> Iterator[Record | Finding]:
     csv.field_size_limit(LONGEST_CELL)
     rows = csv.reader(stream, strict=True)
     numbered = enumerate(rows, 1)
@@ -200,7 +200,7 @@ def _table(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
         yield _ended(f"{name}:{number + 1}", rows.line_num, 1, str(error))
 
 
-def _item(source: str, value: Any, raw: str, detected: Detected) -> Record | Finding:
+def _item(source: str, value: Any, raw: str, detected: Detection) -> Record | Finding:
     """The record of a value that was read from the text `raw`; a finding if the value is an
     `InvalidRow`, or if bytes of the text were lost."""
     lost = 0

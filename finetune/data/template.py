@@ -26,7 +26,7 @@ ROUND_2 = "[Round 1]\n\n问：{}\n\n答："
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedExample:
     """The rows of an example.
 
     `shortened`: a part of the example did not fit into them. `bad`: there are none, because nothing
@@ -68,7 +68,7 @@ class RowEncoder:
     template: str = "chat"
     max_length: int = MAX_LENGTH
 
-    def __call__(self, example: Example) -> Encoded:
+    def __call__(self, example: Example) -> EncodedExample:
         """Raises `InvalidRow` if `max_length` has no room for the tokens around question and answer,
         or if the example is too long and must stay whole."""
         turns = turns_of(example, self.template)
@@ -98,7 +98,7 @@ class RowEncoder:
             rows[1].labels[0] = REJECTED
             ids, labels = (np.concatenate([getattr(row, name) for row in rows]) for name in ("ids", "labels"))
             rows = (TokenRow(ids, labels),)
-        return Encoded(rows, shortened or example.unplaced(self.template) > 0)
+        return EncodedExample(rows, shortened or example.unplaced(self.template) > 0)
 
     def _fit(self, turns: Sequence[Message], learnt: Sequence[int]) -> tuple[TokenRow, bool]:
         """The row, and whether it was shortened."""
@@ -200,7 +200,7 @@ class TutorialEncoder:
                 "ChatGLM-6B and ChatGLM2-6B; this is a later model: use --max-length"
             )
 
-    def __call__(self, example: Example) -> Encoded:
+    def __call__(self, example: Example) -> EncodedExample:
         context = tutorial_context(example, whole=self.whole_context)
         if self.generation == 2:
             context = ROUND_2.format(context)
@@ -212,10 +212,10 @@ class TutorialEncoder:
         cut = len(source) > most - 2 or len(target) > most
         shortened = cut or example.unplaced("tutorial") > 0
         if self.options.skip_overlength and len(ids) > most:
-            return Encoded((), shortened)
+            return EncodedExample((), shortened)
         labels = ids.copy()
         labels[: len(prompt) - 1] = IGNORED
-        return Encoded((TokenRow(ids, labels),), shortened)
+        return EncodedExample((TokenRow(ids, labels),), shortened)
 
 
 def tutorial_context(example: Example, *, whole: bool) -> str:

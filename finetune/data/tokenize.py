@@ -23,7 +23,7 @@ from finetune.data.formats import AS_FOUND, read
 from finetune.data.reader import Record, records
 from finetune.data.template import (
     CachedTokenizer,
-    Encoded,
+    EncodedExample,
     RowEncoder,
     TutorialEncoder,
     TutorialOptions,
@@ -49,7 +49,7 @@ TOKENIZER_FILES = (
     "config.json",
 )  # fmt: skip
 
-Encoder = Callable[[Example], Encoded]
+Encoder = Callable[[Example], EncodedExample]
 
 
 def tokenize(
@@ -150,12 +150,12 @@ def blocks(items: Iterator[Example | Counts], encoder: Encoder, *, skip_bad: boo
     if all rows are bad.
     """
 
-    def encoded(example: Example) -> Encoded:
+    def encoded(example: Example) -> EncodedExample:
         try:
             return encoder(example)
         except InvalidRow as invalid:
             if skip_bad:
-                return Encoded((), shortened=False, bad=True)
+                return EncodedExample((), shortened=False, bad=True)
             raise row_error(invalid.finding(example.source), "--skip-bad") from None
 
     counts = Counts()

@@ -32,7 +32,7 @@ GROUNDED = {"question", "answer", "document", "start", "end"}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GoldSpan:
     """Characters [start, end) of the document with this id."""
 
     document: str
@@ -49,7 +49,7 @@ class HeldOutQuestion:
     text: str
     answers: tuple[str, ...]
     answerable: bool = True
-    places: tuple[Place, ...] = ()
+    places: tuple[GoldSpan, ...] = ()
     example: Example | None = None
     """The conversation that it ends, if there is more than the question."""
     exam: bool = False
@@ -126,7 +126,7 @@ def _grounded(path: Path) -> Iterator[HeldOutQuestion]:
         if not isinstance(row, dict):
             raise InvalidRecord("not a JSON object", where)
         span = (take(row, name, int, where) for name in ("start", "end"))
-        place = Place(take(row, "document", str, where), *span)
+        place = GoldSpan(take(row, "document", str, where), *span)
         # A row's reply is the answer in whole sentences, as training has it.
         names = ("answer", "reply") if "reply" in row else ("answer",)
         answers = [_text(row, name, where) for name in names]
@@ -152,12 +152,12 @@ def _of_set(dataset: Dataset, store: Store | None) -> Iterator[HeldOutQuestion]:
     text = cache(store.text) if store else None
     documents = list(store.documents()) if store else []
 
-    def places(name: str, quotes: Sequence[str]) -> Iterator[Place]:
+    def places(name: str, quotes: Sequence[str]) -> Iterator[GoldSpan]:
         """The places of the quotes in the documents of this name."""
         for document in documents:
             if text and ends_in(document.source, name):
                 id = document.id
-                yield from (Place(id, *span) for q in quotes for span in locate(q, text(id)))
+                yield from (GoldSpan(id, *span) for q in quotes for span in locate(q, text(id)))
 
     for each in dataset.questions:
         if not each.answerable:
@@ -288,7 +288,7 @@ def may_answer(passage: Passage, question: HeldOutQuestion) -> bool:
     return overlap or _has_words(passage, question)
 
 
-def _overlap(passage: Passage, place: Place) -> bool:
+def _overlap(passage: Passage, place: GoldSpan) -> bool:
     same = place.document == passage.document
     return same and place.start < passage.end and passage.start < place.end
 

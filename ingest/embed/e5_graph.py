@@ -34,7 +34,7 @@ _TENSOR = struct.Struct("<BIQQ")  # kind (0 fp32, 1 q4_0), elements, offset, byt
 
 
 @dataclass(frozen=True, slots=True)
-class Quantized:
+class QuantizedMatrix:
     """A (rows, columns) matrix in 4 bits: element = (nibble - 8) * scale of its block.
 
     `nibbles` is uint8 (rows, columns / 32, 16), two neighbours a byte, the first in the low half
@@ -65,7 +65,7 @@ class E5Checkpoint:
     pieces: tuple[str, ...]
     scores: NDArray[np.float32]
     vectors: Mapping[str, NDArray[np.float32]]
-    matrices: Mapping[str, Quantized]
+    matrices: Mapping[str, QuantizedMatrix]
 
 
 def read(path: Path) -> E5Checkpoint:
@@ -117,13 +117,13 @@ def _directory(data: bytes, at: int) -> list[tuple[str, int, int, int]]:
     return entries
 
 
-def _q4_0(data: bytes, count: int, offset: int, columns: int) -> Quantized:
+def _q4_0(data: bytes, count: int, offset: int, columns: int) -> QuantizedMatrix:
     """ggml's q4_0: a block is an fp16 scale and 16 bytes; byte j holds elements j and j + 16."""
     block = np.dtype([("scale", "<f2"), ("codes", "u1", BLOCK // 2)])
     blocks = np.frombuffer(data, block, count // BLOCK, offset).reshape(-1, columns // BLOCK)
     codes = np.concatenate([blocks["codes"] & 0x0F, blocks["codes"] >> 4], axis=-1)
     nibbles = (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
-    return Quantized(nibbles, blocks["scale"].astype(np.float32))
+    return QuantizedMatrix(nibbles, blocks["scale"].astype(np.float32))
 
 
 Range = tuple[NDArray[np.float32], NDArray[np.float32]]

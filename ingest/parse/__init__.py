@@ -25,7 +25,7 @@ from ingest.parse.pdf import Pictures, pdf_blocks, picture_text
 from ingest.parse.pptx import slide_blocks
 from ingest.parse.text import markdown_segments, text_segments
 from ingest.parse.workbook import spreadsheetml_blocks, workbook_blocks
-from ingest.types import Fact, FactKind, Mark, Parsed, ParseReport, Segment
+from ingest.types import Fact, FactKind, Mark, ParsedFile, ParseReport, Segment
 
 LARGEST_TREE = 256 << 20  # bytes of a JSON file, which is read whole
 MOST_INNER = 200  # documents read that are inside a file: attachments, parts
@@ -43,7 +43,7 @@ class DocumentParser:
         self._reader = PageReader(extend_deadline) if ocr and available() else None
         self._file: FileParser | None = None
 
-    def parse(self, path: Path) -> Parsed:
+    def parse(self, path: Path) -> ParsedFile:
         """The text of a file, whose format is recognised by its content.
 
         Raises `Unreadable`, also while the segments of a large file are read; until they are, `report`
@@ -64,7 +64,7 @@ class DocumentParser:
         rest = list(islice(segments, 1))
         file.facts = tuple(facts("".join(segment.text for segment in (*first, *rest))))
         title = readable(file.title or _opening(first[0]) or path.stem)
-        return Parsed(title, chain(first, rest, segments), file.report())
+        return ParsedFile(title, chain(first, rest, segments), file.report())
 
     def report(self) -> ParseReport:
         """The report on the last file; final once its segments have been read to the end."""

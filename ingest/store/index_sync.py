@@ -17,7 +17,7 @@ from ingest.store import sqlite
 from ingest.store.atomic import sync, write_whole
 from ingest.store.sqlite import count, set_meta
 from ingest.store.vector_index import EXACT_ROWS, Candidates
-from ingest.store.word_index import Covered, Words, drop_others, newest
+from ingest.store.word_index import Coverage, Words, drop_others, newest
 
 KEEP_AFTER = 10_000  # rows that the stored codes may lack before they are written again
 SAMPLE = 5_000  # vectors from which the codes' centre is computed
@@ -36,13 +36,13 @@ def open_words(path: Path, words: Words | None = None) -> Words | None:
     return None
 
 
-def knows(sql: sqlite3.Connection, covered: Covered) -> bool:
+def knows(sql: sqlite3.Connection, covered: Coverage) -> bool:
     """Whether the primary data had this state at some time since the last rebuild."""
     rebuilt = sqlite.meta(sql, "rebuilt")
     if covered.seq < (rebuilt if isinstance(rebuilt, int) else 0):
         return False
     if covered.seq == 0:
-        return covered == Covered()
+        return covered == Coverage()
     stamp = sql.execute("SELECT stamp FROM changes WHERE seq = ?", (covered.seq,)).fetchone()
     return stamp is not None and stamp[0] == covered.stamp
 

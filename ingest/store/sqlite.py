@@ -13,7 +13,7 @@ import numpy as np
 from ingest.errors import Mismatch, UserError
 from ingest.store.protocol import Vectors
 from ingest.store.vector_index import Keys, stack
-from ingest.store.word_index import Covered
+from ingest.store.word_index import Coverage
 
 APPLICATION = 0x43475241  # "CGRA" distinguishes a knowledge base from any other SQLite file
 VERSION = 1
@@ -97,13 +97,13 @@ BATCH = 10_000  # rows in memory at a time while an index catches up
 AMONG = "IN (SELECT value FROM json_each(?))"
 
 
-def covered(connection: sqlite3.Connection) -> Covered:
+def covered(connection: sqlite3.Connection) -> Coverage:
     """The newest change, and the highest chunk key that was ever used."""
     seq, stamp = connection.execute(
         "SELECT seq, stamp FROM changes ORDER BY seq DESC LIMIT 1"
     ).fetchone() or (0, 0)
     last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
-    return Covered(seq, stamp, last[0] if last else 0)
+    return Coverage(seq, stamp, last[0] if last else 0)
 
 
 def meta(connection: sqlite3.Connection, name: str) -> object | None:

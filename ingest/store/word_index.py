@@ -28,7 +28,7 @@ POSTINGS = 200_000  # read for a query
 HEAP = 100_000_000  # bytes before Tantivy writes a segment; bounds the memory of a huge change
 
 
-class Covered(NamedTuple):
+class Coverage(NamedTuple):
     """The newest change in an index, and the highest chunk key in it."""
 
     seq: int = 0
@@ -71,7 +71,7 @@ class Words:
         self._searcher = self._index.searcher()
         self._searcher.doc_freq("document", 0)  # ValueError: earlier versions had no such field
         mark = self.path / MARK
-        self.covered = Covered(*json.loads(mark.read_bytes())) if mark.exists() else Covered()
+        self.covered = Coverage(*json.loads(mark.read_bytes())) if mark.exists() else Coverage()
 
     @property
     def rows(self) -> int:
@@ -153,7 +153,7 @@ class WordWriter:
         with failures_named(self._path):
             self._writer.delete_documents_by_term("key", key)
 
-    def commit(self, covered: Covered) -> None:
+    def commit(self, covered: Coverage) -> None:
         with failures_named(self._path):
             self._writer.commit()
             self._committed = True

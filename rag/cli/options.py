@@ -25,7 +25,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 
 if TYPE_CHECKING:
-    from rag.config import Config, Place
+    from rag.config import Config, Location
     from rag.scope import Scope
 
 INFO, HELP, TYPED, READ = "info", "help", "typed", "read"
@@ -242,7 +242,7 @@ def fetch_model(name: str, *, weights: bool = True) -> Path:
     return fetch(name, cache=cache_home() / "models", weights=weights)
 
 
-def kb_place(name: str) -> "Place":
+def kb_place(name: str) -> "Location":
     """A knowledge base given by name, by path or by its address on a server."""
     if "://" in name:
         from ingest.store import parse_address

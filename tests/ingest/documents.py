@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 from ingest.parse import DocumentParser
-from ingest.types import Mark, Parsed
+from ingest.types import Mark, ParsedFile
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
 
@@ -148,11 +148,11 @@ _FONTS = (
 )
 
 
-def parse(path: Path, *, ocr: bool = True) -> Parsed:
+def parse(path: Path, *, ocr: bool = True) -> ParsedFile:
     return DocumentParser(ocr).parse(path)
 
 
-def whole(parsed: Parsed) -> tuple[str, list[Mark]]:
+def whole(parsed: ParsedFile) -> tuple[str, list[Mark]]:
     """The text and the marks with offsets in it."""
     text, marks = "", []
     for segment in parsed.segments:

@@ -21,7 +21,7 @@ from ingest.files import walk
 from ingest.pipeline import FileOutcome, Ingestion
 from ingest.ray_pipeline import Tools, cluster, ingest_on_ray
 from ingest.store import Identity, Store, open_store
-from ingest.types import Parsed
+from ingest.types import ParsedFile
 from tests.fakes import HashEmbedder, TextParser
 
 OPTIONS = ChunkOptions(60, 100, 20)
@@ -42,7 +42,7 @@ class MortalParser(TextParser):
     def __init__(self, deaths: Path) -> None:
         self.deaths = deaths
 
-    def parse(self, path: Path) -> Parsed:
+    def parse(self, path: Path) -> ParsedFile:
         parsed = super().parse(path)
         (segment,) = parsed.segments
         if ALWAYS in segment.text:

@@ -14,7 +14,7 @@ from ingest.errors import Unreadable
 from tests.ingest.documents import parse
 
 
-def read(source: Path | bytes) -> tuple[str, encoding.Detected]:
+def read(source: Path | bytes) -> tuple[str, encoding.Detection]:
     detected = encoding.detect(source)
     return "".join(encoding.decode(source, detected)), detected
 

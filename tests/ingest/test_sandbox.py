@@ -14,7 +14,7 @@ import pytest
 from ingest.errors import Unreadable
 from ingest.i18n import Translatable, translate
 from ingest.sandbox import Limits, Sandbox
-from ingest.types import Parsed, ParseReport
+from ingest.types import ParsedFile, ParseReport
 from tests.ingest.documents import paragraph, parse, word
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
@@ -26,7 +26,7 @@ def box() -> Iterator[Sandbox]:
         yield sandbox
 
 
-def contents(parsed: Parsed) -> tuple[str, list, ParseReport]:
+def contents(parsed: ParsedFile) -> tuple[str, list, ParseReport]:
     return parsed.title, list(parsed.segments), parsed.report
 
 

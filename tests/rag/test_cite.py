@@ -12,7 +12,7 @@ from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, LocalStore, open_store
 from ingest.types import Hit, Passage
-from rag.cite import Cited, cite, claims
+from rag.cite import AnswerCitations, cite, claims
 from rag.types import Source
 from tests.fakes import HashEmbedder, TextParser
 
@@ -46,7 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalStore,
         yield store, sources
 
 
-def cited(made: tuple[LocalStore, list[Source]], text: str, question: str = "试用期多久？") -> Cited:
+def cited(
+    made: tuple[LocalStore, list[Source]], text: str, question: str = "试用期多久？"
+) -> AnswerCitations:
     store, sources = made
     return cite(text, question, sources, store)
 

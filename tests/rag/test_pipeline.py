@@ -17,7 +17,7 @@ from rag.load import score_norm_of
 from rag.pipeline import TRIES, Pipeline
 from rag.retrieve import Scores
 from rag.score_norm import Calibration, Curve
-from rag.types import NOT_FOUND, Answer, Message, Retrieved, Sampling
+from rag.types import NOT_FOUND, Answer, Message, Retrieval, Sampling
 from tests.fakes import CopyingGenerator, HashEmbedder, TextParser
 
 PAGES = {
@@ -215,7 +215,7 @@ def test_a_generator_answers_from_the_passages_with_exact_quotes(writing: Pipeli
 def test_the_pieces_together_are_the_text(pipeline: Pipeline, writing: Pipeline, question: str) -> None:
     for each in (pipeline, writing):
         found, *pieces, answer = each.stream(question)
-        assert isinstance(found, Retrieved)
+        assert isinstance(found, Retrieval)
         assert isinstance(answer, Answer)
         assert found.hits == answer.hits
         assert "".join(map(str, pieces)) == answer.text

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ingest.errors import UserError
 from ingest.types import Chunk, Hit, Passage
 from rag.prompt import INSTRUCTION, compose, narrow, render
-from rag.types import NOT_FOUND, Dropped, Message, Source
+from rag.types import NOT_FOUND, Message, PromptOmissions, Source
 
 
 def count(messages: Sequence[Message]) -> int:
@@ -74,7 +74,7 @@ def test_with_room_for_all_nothing_is_dropped(sources: list[Source], history: li
 def test_a_passage_too_long_is_cut_to_the_chunk_that_was_found() -> None:
     room = count(render("问？", [narrow(LONG)], []))
     prompt = compose("问？", [LONG], [], count, room)
-    assert prompt.dropped == Dropped(shortened=1)
+    assert prompt.dropped == PromptOmissions(shortened=1)
     assert prompt.sources[0].passage.text == "乙" * 40
     assert prompt.sources[0].passage.start == 300
 
@@ -84,7 +84,7 @@ def test_the_best_passage_comes_before_the_last_turn_and_that_before_other_passa
     prompt = compose("问？", [SHORT, LONG], HISTORY, count, room)
     assert prompt.sources == (SHORT,)
     assert [message.text[-40:] for message in prompt.messages[:-1]] == [each.text for each in HISTORY[2:]]
-    assert prompt.dropped == Dropped(turns=1, passages=1)
+    assert prompt.dropped == PromptOmissions(turns=1, passages=1)
 
 
 def test_marks_of_earlier_answers_do_not_point_into_this_prompt() -> None:

@@ -5,7 +5,7 @@ import json
 from ingest.i18n import Translator
 from ingest.types import Chunk, Hit
 from rag import render
-from rag.types import Answer, Citation, Dropped
+from rag.types import Answer, Citation, PromptOmissions
 
 SAY = Translator("zh")
 CHUNK = Chunk(
@@ -66,7 +66,7 @@ WRITTEN = Answer(
     generator="chatglm3-6b",
     unsupported=((7, 18),),
     unknown=(4, 4),
-    dropped=Dropped(turns=2, passages=1, shortened=1),
+    dropped=PromptOmissions(turns=2, passages=1, shortened=1),
 )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ingest.errors import Absent, Away, UserError
 from ingest.i18n import Translatable
@@ -29,6 +28,7 @@ from ingest.store.milvus.client import (
 )
 from ingest.store.milvus.transaction import MARK, SEQUENCE, MilvusChange, clear, left_behind
 from ingest.store.protocol import UNIT, Identity, Info, Ranking, Vectors, Within, check_identity
+from ingest.store.vector_index import Keys
 from ingest.types import Chunk, Document, ParseReport, Passage
 
 HEAD = ("kind", "id", "source", "title", "digest", "value", "length")
@@ -38,8 +38,6 @@ CHUNK = (
 PASSAGE = ("document", "start", "end", "label", "text")
 LENGTHS = 200  # chunks from which the mean length in words is estimated
 KEYS = 2**63
-
-Keys = NDArray[np.int64]
 
 
 class MilvusStore(AbstractContextManager["MilvusStore"]):

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from finetune.evaluate.compare import compare, decide
-from finetune.evaluate.questions import CONDITIONS, Case, Cases, Condition, HeldOutQuestion, Pair, Place, read
+from finetune.evaluate.questions import (
+    CONDITIONS,
+    Case,
+    Cases,
+    Condition,
+    GoldSpan,
+    HeldOutQuestion,
+    Pair,
+    read,
+)
 from finetune.evaluate.run import CaseResult, evaluate
 from finetune.types import Example
 from ingest.i18n import translate
@@ -110,7 +119,7 @@ def test_without_the_gold_passage_refusing_is_right(tmp_path: Path) -> None:
     """Asks for one factory in the words of another, of which alone the passage is found."""
     with pipeline_over(write_docs(tmp_path / "docs"), tmp_path / "kb", passages=1) as pipeline:
         rows = {str(row["id"]): row for row in grounded_rows(pipeline.store)}
-        place = Place(str(rows["q-甲"]["document"]), 0, 3)
+        place = GoldSpan(str(rows["q-甲"]["document"]), 0, 3)
         case = cases_of(pipeline, HeldOutQuestion("x", question("乙"), (NUMBERS["甲"],), places=(place,)))
         assert case["retrieved"].refuse
         assert NUMBERS["乙"] in case["retrieved"].sources[0].passage.text
@@ -125,7 +134,7 @@ def test_passages_beyond_the_window_do_not_count(
     """The passage that answers comes second. Where the window holds one, refusing is right."""
     text = questions[0].text
     _, second, *_ = pipeline.retrieve(text).hits
-    place = Place(second.chunk.document, second.chunk.start, second.chunk.end)
+    place = GoldSpan(second.chunk.document, second.chunk.start, second.chunk.end)
     asked = HeldOutQuestion("x", text, (second.chunk.text.strip(),), places=(place,))
     wide = cases_of(pipeline, asked)
     sources = [source.hit.chunk for source in wide["retrieved"].sources]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune.evaluate.questions import Case, Cases, HeldOutQuestion, Place
+from finetune.evaluate.questions import Case, Cases, GoldSpan, HeldOutQuestion
 from finetune.evaluate.run import ScoredReply, score
 from rag.pipeline import Pipeline
 from rag.types import NOT_FOUND
@@ -22,7 +22,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
 @pytest.fixture(scope="module")
 def cases(pipeline: Pipeline) -> dict[str, Case]:
     [row] = [row for row in grounded_rows(pipeline.store) if row["id"] == "q-甲"]
-    place = Place(str(row["document"]), int(str(row["start"])), int(str(row["end"])))
+    place = GoldSpan(str(row["document"]), int(str(row["start"])), int(str(row["end"])))
     asked = HeldOutQuestion("q", question("甲"), (NUMBERS["甲"], fact("甲", NUMBERS["甲"])), places=(place,))
     made = Cases(pair(Careful(), Careful()), pipeline, GREEDY)
     found = made.of(asked, ("closed", "gold", "retrieved", "distractors"))

@@ -6,11 +6,11 @@ import pytest
 
 from ingest.store import MilvusAddress, parse_address
 
-Place = Path | MilvusAddress
+Location = Path | MilvusAddress
 
 
 @pytest.fixture(params=["local", "milvus"])
-def places(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Place]:
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Location]:
     """Gives another place for a knowledge base each time: all that is said of a store holds for both."""
     if request.param == "local":
         return lambda: tmp_path / uuid4().hex

@@ -13,7 +13,7 @@ from ingest.normalize import FIELDS, terms
 from ingest.store import Identity, MilvusAddress, Store, open_store
 from ingest.types import Chunk, DocumentPart
 from rag.retrieve import idf
-from tests.ingest.store.conftest import Place
+from tests.ingest.store.conftest import Location
 from tests.ingest.store.factories import DIM, EMBEDDER, TEXTS, new_document, new_vectors, put
 
 WORDS = ["劳动合同的期限", "the quick brown fox", "合同期限與報酬", "fox 与 合同", "又一句话"]
@@ -30,12 +30,12 @@ QUERIES = ["合同", "fox", "報酬 期限"]
 
 
 @pytest.fixture
-def place(places: Callable[[], Place]) -> Place:
+def place(places: Callable[[], Location]) -> Location:
     return places()
 
 
 @pytest.fixture
-def store(place: Place) -> Iterator[Store]:
+def store(place: Location) -> Iterator[Store]:
     with open_store(place, create=EMBEDDER) as opened:
         yield opened
 
@@ -128,7 +128,7 @@ def test_words_are_found_in_either_script(store: Store) -> None:
     assert store.doc_freq([]) == []
 
 
-def test_a_search_within_documents_is_that_of_a_store_with_only_these(places: Callable[[], Place]) -> None:
+def test_a_search_within_documents_is_that_of_a_store_with_only_these(places: Callable[[], Location]) -> None:
     """As exact as a search without the others: not the best of all, of which few are in scope."""
     texts = {f"{name}.txt": [f"{name} contract number {n} of many" for n in range(30)] for name in "abcd"}
     with open_store(places(), create=EMBEDDER) as store, open_store(places(), create=EMBEDDER) as only:
@@ -274,7 +274,7 @@ def test_parts_that_do_not_fit_are_refused(store: Store) -> None:
     assert store.info().documents == 0
 
 
-def test_a_reader_sees_what_another_store_has_written(store: Store, place: Place) -> None:
+def test_a_reader_sees_what_another_store_has_written(store: Store, place: Location) -> None:
     with open_store(place, create=EMBEDDER) as reader:
         assert by_words(reader, "sentence") == []
         chunks = put(store, "a.txt", ["the first sentence"])
@@ -295,7 +295,7 @@ def test_values_are_kept_beside_the_documents(store: Store) -> None:
     assert list(store.documents()) == []
 
 
-def test_another_embedder_is_refused_with_both_names(store: Store, place: Place) -> None:
+def test_another_embedder_is_refused_with_both_names(store: Store, place: Location) -> None:
     other = Identity("other", 8)
     with pytest.raises(Mismatch, match=r"made-up \(16-d\).*other \(8-d\).*ingest again.*--kb"):
         open_store(place, create=other)
@@ -303,7 +303,7 @@ def test_another_embedder_is_refused_with_both_names(store: Store, place: Place)
         open_store(place, create=Identity("made-up", DIM))
 
 
-def test_a_missing_knowledge_base_is_an_error_with_the_way_out(places: Callable[[], Place]) -> None:
+def test_a_missing_knowledge_base_is_an_error_with_the_way_out(places: Callable[[], Location]) -> None:
     with pytest.raises(UserError, match=r"no knowledge base at .*rag ingest"):
         open_store(places())
 
@@ -326,7 +326,7 @@ def test_a_sample_is_drawn_from_all(store: Store) -> None:
 )
 @given(steps=STEPS)
 def test_any_history_ends_in_the_state_of_a_fresh_store(
-    places: Callable[[], Place], steps: list[tuple[str, list[str], bool]]
+    places: Callable[[], Location], steps: list[tuple[str, list[str], bool]]
 ) -> None:
     expected_texts: dict[str, list[str]] = {}
     living: dict[str, list[Chunk]] = {}
