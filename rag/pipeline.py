@@ -189,7 +189,7 @@ class Pipeline:
 
     def refusal(self, found: Retrieval) -> Answer:
         """The answer that says that the knowledge base has none, or the documents that are asked."""
-        if self.within is not None:
+        if self.within:
             text = self._refusal_within(self.within, found.query.text)
         else:
             documents, chunks = self.store.info().documents, self.store.count()

@@ -23,13 +23,18 @@ Period = tuple[str, str]
 """The first and the last day, in ISO's form."""
 
 
+class EmptyScope(UserError):
+    """No document is in the scope that was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """A document is in scope if it meets each field that is set; without any, all documents are.
 
     `places` are files or folders, also as patterns with `*`, `?` and `[…]`, from any folder on: `2024/*.pdf`.
     `formats` are extensions. `since` and `until` are days, months or years (`2024`, `2024-05`, `2024-05-31`);
-    a document without a date is in no such scope. Raises `UserError` for a date that is none.
+    a document without a date is in no such scope. Raises `UserError` for a date that is none, and
+    `EmptyScope` if no day is in the range.
     """
 
     places: tuple[str, ...] = ()
@@ -40,7 +45,7 @@ class Scope:
     def __post_init__(self) -> None:
         first, last = self._range
         if first > last:
-            raise UserError(
+            raise EmptyScope(
                 "no day is since {since} and until {until}; exchange them", since=self.since, until=self.until
             )
 
@@ -51,9 +56,11 @@ class Scope:
     def within(self, store: Store) -> tuple[str, ...]:
         """The ids of the documents in scope.
 
-        Raises `UserError`, which names the nearest file or what there is, if no document is in scope.
+        Raises `EmptyScope`, which names the nearest file or what there is, if no document is in scope.
         """
         documents = list(store.documents())
+        if not documents:
+            return ()  # an empty knowledge base is refused as such
         for place in self.places:
             if not any(_stands_in(document, place) for document in documents):
                 raise _no_such_place(place, documents)
@@ -63,7 +70,7 @@ class Scope:
         kept = [each for each in kept if not self.formats or _formats(each) & set(_plain(self.formats))]
         if not kept:
             there = sorted({each.report.format for each in documents})
-            raise UserError(
+            raise EmptyScope(
                 "no document there is of the format {formats:or}; the knowledge base has {there}",
                 formats=list(self.formats), there=there,
             )  # fmt: skip
@@ -73,7 +80,7 @@ class Scope:
             asked = len(kept)
             kept = [each for each, (begin, end) in dated if begin <= last and first <= end]
             if not kept:
-                raise UserError(
+                raise EmptyScope(
                     "no document has a date in {since}–{until}; {dated} of {documents} have one at all, in their "
                     "first lines or in their path",
                     since=self.since, until=self.until, dated=len(dated), documents=asked,
@@ -125,11 +132,11 @@ def _plain(formats: Iterable[str]) -> list[str]:
     return [each.lower().lstrip(".") for each in formats]
 
 
-def _no_such_place(place: str, documents: list[Document]) -> UserError:
+def _no_such_place(place: str, documents: list[Document]) -> EmptyScope:
     # Files only: a server's folders are not for its clients.
     names = dict.fromkeys(PurePosixPath(document.source).name for document in documents)
     near = get_close_matches(place, names, n=3, cutoff=0.4) or [*names][:3]
-    return UserError(
+    return EmptyScope(
         "no document is in {place}; there are, for example, {near}; a pattern needs no path before it",
         place=place,
         near=near,

@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 from ingest.errors import Away, Busy, UserError
 from ingest.i18n import Translatable, Translator
 from rag.endpoint.engines import EngineFailure, Unreachable
+from rag.scope import EmptyScope
 from server import schemas
 from server.errors import AccessDenied, Conflict, NotFound, error_body
 from server.fair_queue import QueueFull
@@ -34,6 +35,7 @@ NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's client repeats a request afte
 RETRY_SOON = {"Retry-After": "5"}
 STATUSES: dict[type[UserError], tuple[int, str, str, dict[str, str]]] = {
     NotFound: (404, "not_found", "invalid_request_error", {}),
+    EmptyScope: (404, "empty_scope", "invalid_request_error", {}),
     Conflict: (409, "conflict", "invalid_request_error", NO_RETRY),
     Busy: (503, "busy", "overloaded", RETRY_SOON),
     Unreachable: (503, "model_unreachable", "overloaded", RETRY_SOON),

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from sqlite3 import Row
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from ingest import types as ingested
 from ingest.i18n import Translator
@@ -39,6 +39,11 @@ Question = Annotated[
         examples=["试用期最长不得超过几个月？"],
     ),
 ]
+
+
+_YEAR, _MONTH = "[1-9][0-9]{3}", "(0[1-9]|1[0-2])"
+_PERIODS = [{"const": ""}, {"pattern": f"^{_YEAR}(-{_MONTH})?$"}, {"format": "date"}]
+Period = Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"} | each for each in _PERIODS]})]
 
 
 def name_of(source: str) -> str:
@@ -268,9 +273,9 @@ class ScopeRequest(StrictRequest):
     places: list[Pattern] = Field(default=[], max_length=1000)
     """Files or folders, any of them; also patterns with `*`, `?` and `[…]`."""
     formats: list[Annotated[str, Field(min_length=1, max_length=20)]] = Field(default=[], max_length=50)
-    since: str = Field(default="", max_length=10)
+    since: Period = ""
     """A day, month or year: `2024-05-31`, `2024-05`, `2024`."""
-    until: str = Field(default="", max_length=10)
+    until: Period = ""
 
     def value(self) -> Scope | None:
         """None if no field is set. Raises `UserError` for a date that is none."""

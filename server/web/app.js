@@ -323,8 +323,8 @@ prepareConversations((id) => {
   if (id && narrow.matches) view("chat");
 });
 prepareDocuments((names) => {
+  if (narrow.matches) view("chat");  // before the question gets the focus, which nothing hidden can have
   askOnly(names);
-  if (narrow.matches) view("chat");
 });
 prepareJobs(onDocuments, createFirstBase);
 prepareSource();

@@ -19,7 +19,7 @@ function resolved(schema, all) {
 /** A schema in words: `list of HitResponse`, `string or null`. */
 function kind(schema, all) {
   if (schema.$ref) return schema.$ref.split("/").pop();
-  if (schema.anyOf || schema.oneOf) return (schema.anyOf ?? schema.oneOf).map((each) => kind(each, all)).join(" or ");
+  if (schema.anyOf || schema.oneOf) return [...new Set((schema.anyOf ?? schema.oneOf).map((each) => kind(each, all)))].join(" or ");
   if (schema.enum) return schema.enum.map((each) => JSON.stringify(each)).join(" or ");
   if ("const" in schema) return JSON.stringify(schema.const);
   if (schema.type === "array") return `list of ${kind(schema.items ?? {}, all)}`;
@@ -50,7 +50,9 @@ function fields(schema, all, seen = []) {
         if (part.$ref) inner.append(element("details", "", element("summary", part.$ref.split("/").pop()),
           fields(part, all, [...seen, whole.name])));
   }
-  return element("div", whole.description ?? "", element("table", "", body), inner);
+  const table = element("table", "", body);
+  table.tabIndex = 0;  // a wide one is scrolled by keys
+  return element("div", whole.description ?? "", table, inner);
 }
 
 function route(path, method, operation, all) {

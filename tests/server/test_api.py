@@ -172,20 +172,21 @@ def test_a_question_is_asked_of_the_documents_in_scope(sample: SampleServer) -> 
 
 
 @pytest.mark.parametrize(
-    ("scope", "says"),
+    ("scope", "status", "says"),
     [
-        ({"places": ["none.pdf"]}, "no document is in none.pdf"),
-        ({"formats": ["xlsx"]}, "no document there is of the format xlsx"),
-        ({"since": "tomorrow"}, "'tomorrow' is no date"),
+        ({"places": ["none.pdf"]}, 404, "no document is in none.pdf"),
+        ({"formats": ["xlsx"]}, 404, "no document there is of the format xlsx"),
+        ({"since": "2025", "until": "2024"}, 404, "no day is since 2025 and until 2024"),
+        ({"since": "tomorrow"}, 400, "'tomorrow' is no date"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_scope_without_documents_is_a_400(
-    sample: SampleServer, scope: dict, says: str, stream: bool
+def test_a_scope_without_documents_is_an_error(
+    sample: SampleServer, scope: dict, status: int, says: str, stream: bool
 ) -> None:
     body = {"question": QUESTION, "knowledge_base": "mine", "scope": scope, "stream": stream}
     answer = sample.client.post("/ask", json=body)
-    assert answer.status_code == 400, answer.text
+    assert answer.status_code == status, answer.text
     assert says in answer.json()["error"]["message"]
 
 

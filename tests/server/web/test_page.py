@@ -28,7 +28,7 @@ def test_an_empty_server_is_one_button(server: BrowserServer, size: tuple[int, i
     expect(page.locator("#thread")).to_contain_text("There are no documents yet. Add some, then ask.")
     expect(page.locator("#question")).to_be_disabled()
     expect(page.locator("#base")).to_be_hidden()
-    expect(page.locator("#thread button")).to_have_text("Add documents")
+    expect(page.locator("#thread button")).to_have_text(["Add documents"])
     expect(page.locator("#thread button")).to_be_in_viewport()
     with page.expect_file_chooser() as chooser:
         page.locator("#thread button").click()
@@ -50,7 +50,7 @@ def test_an_empty_server_is_one_button(server: BrowserServer, size: tuple[int, i
     page.click("#delete-base")
     page.click("#yes")
     expect(page.locator(".notice")).to_contain_text("“documents” was deleted.")
-    expect(page.locator("#thread button")).to_have_text("Add documents")
+    expect(page.locator("#thread button")).to_have_text(["Add documents"])
     page.context.close()
 
 
@@ -75,7 +75,7 @@ def test_a_session_from_an_empty_server_to_a_refusal(server: BrowserServer, page
     expect(page.locator("#base-problem")).to_be_empty()
     expect(page.locator("#base")).to_have_value("仓库", timeout=30_000)
     expect(page.locator("#list")).to_contain_text("No documents yet")
-    expect(page.locator("#thread button")).to_have_text("Add documents")  # the next step, and only that
+    expect(page.locator("#thread button")).to_have_text(["Add documents"])  # the next step, and only that
     ask(page, ASKED)
     expect(page.locator(".refusal")).to_contain_text("This knowledge base is empty")
     page.click("#clear")
@@ -314,7 +314,10 @@ def test_the_page_asks_for_a_key_and_respects_its_scopes(sample_server: BrowserS
     page.press("#key-field", "Enter")
     expect(page.locator("#key")).to_be_hidden()
     expect(page.locator("#list .document").first).to_be_visible()
-    for hidden in ("#upload", "#new-base", "#delete-base", "#list .delete", ".pick", "#paste-text"):
+    page.locator(".pick").first.check()  # who may read may choose what to ask, and no more
+    expect(page.locator("#chosen-ask")).to_be_visible()
+    writing = ("#upload", "#new-base", "#delete-base", "#list .delete", "#chosen-delete", "#chosen-reread")
+    for hidden in (*writing, "#paste-text"):
         expect(page.locator(hidden).first).to_be_hidden()
     page.reload()
     ask(page, ASKED)
