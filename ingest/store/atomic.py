@@ -16,10 +16,8 @@ from ingest.errors import Busy, UserError
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` by `data` atomically: a new file is written, flushed and renamed."""
     new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    new.write_bytes(data)
+    sync(new)
     new.replace(path)
     sync(path.parent)
 
