@@ -25,7 +25,6 @@ Name = Annotated[str, Path(pattern=schemas.NAME_PATTERN)]
 Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 Offset = Annotated[int, Query(ge=0, le=2**53)]
 MAX_TEXT = 200_000  # characters of one response
-BUFFER = 1 << 20  # bytes of an upload that are read at once
 POLL_INTERVAL = 0.05  # seconds between two checks whether a worker has stopped
 
 
@@ -112,7 +111,7 @@ def upload(
             try:
                 result = uploads.save(
                     file.filename or "",
-                    iter(lambda file=file: file.file.read(BUFFER), b""),
+                    file.file,
                     limit=state.options.largest_upload,
                     register=lambda upload: jobs.add_file(job, upload, digests),
                 )

@@ -1,5 +1,6 @@
 """Servers for tests: the real application at a real port, with a stand-in encoder."""
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -154,7 +155,7 @@ def upload(parts: ServerState, files: Mapping[str, bytes | str], base: str = "mi
     for name, text in files.items():
         uploads.save(
             name,
-            [text.encode() if isinstance(text, str) else text],
+            io.BytesIO(text.encode() if isinstance(text, str) else text),
             limit=10**9,
             register=lambda upload: parts.jobs.add_file(job, upload, {}),
         )
