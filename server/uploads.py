@@ -184,11 +184,9 @@ def ingested_file(base: Path, document: Document) -> Path:
     upload = Uploads(base).path(document.digest).absolute()
     for path in (upload, Path(document.source)):
         if path.is_absolute() and path.is_file() and not path.is_symlink():
-            try:
+            with suppress(OSError):
                 if digest(path) == document.digest:
                     return path
-            except OSError:
-                pass
     raise _no_page()
 
 
