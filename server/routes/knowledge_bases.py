@@ -105,19 +105,17 @@ def upload(
     state, jobs = context.state, context.state.jobs
     uploads = Uploads(state.knowledge_bases.path(knowledge_base))
     job = jobs.create_upload(knowledge_base, state.replica.name)
-    digests: dict[str, str] = {}
     try:
         for file in files:
             try:
-                result = uploads.save(
+                uploads.save(
                     file.filename or "",
                     file.file,
                     limit=state.options.largest_upload,
-                    register=lambda upload: jobs.add_file(job, upload, digests),
+                    register=lambda upload: jobs.add_file(job, upload),
                 )
-                digests[result.name] = result.digest
             except UserError as problem:
-                jobs.add_file(job, Upload(printable_name(file.filename or ""), "", 0), {}, problem)
+                jobs.add_file(job, Upload(printable_name(file.filename or ""), "", 0), problem)
         jobs.queue(job)
     except BaseException:
         jobs.cancel(job)
@@ -136,7 +134,7 @@ def reread(knowledge_base: Name, body: schemas.RereadRequest, context: Context) 
     for head in heads:
         status = Uploads(bases.path(knowledge_base)).status(head)
         if status and head.source.startswith(SOURCE_PREFIX):
-            jobs.add_file(job, Upload(head.source.removeprefix(SOURCE_PREFIX), head.digest, status[0]), {})
+            jobs.add_file(job, Upload(head.source.removeprefix(SOURCE_PREFIX), head.digest, status[0]))
     jobs.queue(job)
     return get_job(job, context)
 

@@ -157,7 +157,7 @@ def upload(parts: ServerState, files: Mapping[str, bytes | str], base: str = "mi
             name,
             io.BytesIO(text.encode() if isinstance(text, str) else text),
             limit=10**9,
-            register=lambda upload: parts.jobs.add_file(job, upload, {}),
+            register=lambda upload: parts.jobs.add_file(job, upload),
         )
     parts.jobs.queue(job)
     return job
