@@ -53,7 +53,7 @@ POLL = 0.02  # seconds between two checks of the child
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one file may cost, and when a child is replaced, because parsers leak memory."""
+    """What one file may cost, and when a child is replaced."""
 
     memory: int = 1_400_000_000
     """Resident bytes of the child; it can take some more between two checks."""
@@ -63,8 +63,8 @@ class Limits:
     """Bytes of a file for which one more second is allowed."""
     idle: float = 60.0
     """Wall time in which the child makes no progress: it uses no processor time."""
-    recycle_files: int = 500
-    recycle_bytes: int = 1_000_000_000
+    recycle: int = 1_000_000_000
+    """Resident bytes of the child, above which the next file gets a new one: parsers leak memory."""
 
 
 class Sandbox(AbstractContextManager["Sandbox"]):
@@ -74,7 +74,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         self.ocr, self.limits = ocr, limits or Limits()
         self._folder = tempfile.TemporaryDirectory(prefix="rag-parse-")
         self._child: subprocess.Popen[str] | None = None
-        self._served = self._spools = 0
+        self._spools = 0
 
     def __exit__(self, *_: object) -> None:
         self._stop()
@@ -112,8 +112,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         """The child; a new one if there is none or the old one has grown."""
         child = self._child
         if child is not None and child.poll() is None:
-            used = _resident(child.pid)
-            if self._served < self.limits.recycle_files and used < self.limits.recycle_bytes:
+            if _resident(child.pid) < self.limits.recycle:
                 return child
             self._stop()
         with Path(self._folder.name, "errors").open("wb") as errors:
@@ -127,7 +126,6 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                 encoding="utf-8",
                 start_new_session=True,
             )
-        self._served = 0
         return self._child
 
     def _ask(self, path: Path, **request: object) -> Any:
@@ -157,7 +155,6 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             raise Unreadable(
                 "{name} ended its parser ({reason}); it is left out", name=path.name, reason=reason
             )
-        self._served += 1
         answer = json.loads(line)
         if "error" in answer:
             raise Unreadable(from_json(answer["error"]))

@@ -8,7 +8,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable, translate
@@ -35,16 +35,14 @@ class Jobs:
         with self._database.change() as sql:
             return _add(sql, kind, base, "receiving", server)
 
-    def add_file(
-        self, job: str, upload: Upload, digests: Mapping[str, str], problem: UserError | None = None
-    ) -> None:
+    def add_file(self, job: str, upload: Upload, problem: UserError | None = None) -> None:
         """Add a file of an upload, or one that is refused because of `problem`. It is called before
         the bytes get their final name, so that they are never taken for unused ones.
 
-        `digests` are those of the upload's earlier files, by name. Raises `UserError` if another
-        file has the same name, because one would replace the other.
+        Raises `UserError` if another file has the same name, because one would replace the other.
         """
-        if not problem and digests.get(upload.name, upload.digest) != upload.digest:
+        query = "SELECT 1 FROM files WHERE job = ? AND name = ? AND digest != ? AND state = 'waiting'"
+        if not problem and self._database.row(query, (job, upload.name, upload.digest)):
             raise UserError("another file of this upload is called {name}; rename one", name=upload.name)
         state = "refused" if problem else "waiting"
         self._database.execute(

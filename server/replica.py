@@ -14,7 +14,7 @@ import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ingest.store.atomic import writing
+from ingest.store.atomic import try_lock, writing
 
 TIMEOUT = 10.0  # seconds to wait for other replicas, which hold the lock only for a moment
 
@@ -64,9 +64,7 @@ def _lock(folder: Path, kind: int) -> int | None:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    if try_lock(descriptor, kind):
+        return descriptor
+    os.close(descriptor)
+    return None

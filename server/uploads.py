@@ -3,15 +3,16 @@
 import os
 import re
 import secrets
+import shutil
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
+from typing import IO
 
 from ingest.errors import Unreadable, UserError
 from ingest.files import FoundFile, digest
@@ -83,33 +84,27 @@ class Uploads:
             raise ValueError(f"{digest!r} is not a digest")
         return self.folder / digest
 
-    def save(
-        self, name: str, pieces: Iterable[bytes], *, limit: int, register: Callable[[Upload], None]
-    ) -> Upload:
-        """Write the bytes to a temporary file, sync it, call `register`, then rename the file.
+    def save(self, name: str, file: IO[bytes], *, limit: int, register: Callable[[Upload], None]) -> Upload:
+        """Copy the file to a temporary one, sync that, call `register`, then rename it.
 
         Raises `UserError` for an unusable name and for more than `limit` bytes; nothing is left of
         the file then.
         """
-        name = clean_name(name)
+        name, size = clean_name(name), file.seek(0, os.SEEK_END)
+        if size > limit:
+            raise UserError(
+                "{name} is larger than {limit:g} MB, the limit of this server; split it",
+                name=name, limit=limit / 1e6,
+            )  # fmt: skip
+        file.seek(0)
         with failures_named(self.folder):
             self.folder.mkdir(mode=0o700, exist_ok=True)
             work = self.folder / f".{secrets.token_hex(8)}"
-            hasher, size = blake2b(digest_size=32), 0
             try:
-                with work.open("xb") as file:
-                    for piece in pieces:
-                        size += len(piece)
-                        if size > limit:
-                            raise UserError(
-                                "{name} is larger than {limit:g} MB, the limit of this server; "
-                                "split it", name=name, limit=limit / 1e6,
-                            )  # fmt: skip
-                        hasher.update(piece)
-                        file.write(piece)
-                    file.flush()
-                    os.fsync(file.fileno())
-                upload = Upload(name, hasher.hexdigest(), size)
+                with work.open("xb") as copy:
+                    shutil.copyfileobj(file, copy)
+                sync(work)
+                upload = Upload(name, digest(work), size)
                 register(upload)
                 work.rename(self.path(upload.digest))
                 sync(self.folder)
@@ -189,11 +184,9 @@ def ingested_file(base: Path, document: Document) -> Path:
     upload = Uploads(base).path(document.digest).absolute()
     for path in (upload, Path(document.source)):
         if path.is_absolute() and path.is_file() and not path.is_symlink():
-            try:
+            with suppress(OSError):
                 if digest(path) == document.digest:
                     return path
-            except OSError:
-                pass
     raise _no_page()
 
 

@@ -133,9 +133,8 @@ _BOLD = 0.4  # of the paragraphs; bold is no sign of a heading where more are bo
 
 def word_blocks(path: Path, *, pictures: Pictures, warn: list[str], inner: Inner) -> Iterator[Block]:
     with open_package(path) as package:
-        relations = package.relations("").values()
-        mains = (p for kind, p in relations if kind == "officeDocument" and p in package)
-        document = Word(package, next(mains, "word/document.xml"), pictures, inner)
+        main = next(iter(package.related("", "officeDocument")), "word/document.xml")
+        document = Word(package, main, pictures, inner)
         yield from document.blocks(document.root)
         yield from document.margins()
         warn += document.warnings
@@ -162,7 +161,7 @@ class Word:
     def __init__(self, package: Package, main: str, pictures: Pictures, inner: Inner) -> None:
         self.package, self.pictures, self.inner = package, pictures, inner
         self.relations = package.relations(main)
-        self.parts = {kind: part for kind, part in self.relations.values() if part in package}
+        self.parts = dict(self.relations.values())
         self.styles = self._styles()
         self.numbering = Numbering(
             package.xml(self.parts["numbering"]) if "numbering" in self.parts else None
@@ -196,7 +195,7 @@ class Word:
         """The distinct texts of page headers and footers, without page numbers."""
         seen: set[str] = set()
         for kind, part in self.relations.values():
-            if kind in ("header", "footer") and part in self.package:
+            if kind in ("header", "footer"):
                 for block in self.blocks(self.package.xml(part)):
                     if block.text not in seen and re.search(r"[^\W\d_]{2}", block.text):
                         seen.add(block.text)

@@ -79,17 +79,21 @@ class Package:
             raise damaged(self.name, f"{part}: {error}") from error
 
     def relations(self, part: str) -> dict[str, tuple[str, str]]:
-        """Id -> (kind, part name) of the parts of this package that `part` refers to."""
+        """Id -> (kind, part name) of the existing parts that `part` refers to."""
         folder, base = posixpath.split(part)
         place = f"{folder}/_rels/{base}.rels".lstrip("/")
         if place not in self:
             return {}
         found = {}
         for rel in self.xml(place):
-            if rel.get("TargetMode") != "External":
-                kind = rel.get("Type", "").rsplit("/", 1)[-1]
-                found[rel.get("Id", "")] = kind, resolve(folder, rel.get("Target", ""))
+            target = resolve(folder, rel.get("Target", ""))
+            if rel.get("TargetMode") != "External" and target in self:
+                found[rel.get("Id", "")] = rel.get("Type", "").rsplit("/", 1)[-1], target
         return found
+
+    def related(self, part: str, *kinds: str) -> list[str]:
+        """The existing parts of these kinds that `part` refers to."""
+        return [target for kind, target in self.relations(part).values() if kind in kinds]
 
 
 @contextmanager

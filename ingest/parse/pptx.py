@@ -47,8 +47,7 @@ def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator
         hidden: list[int] = []
         authors = {
             person.get("id", ""): person.get("name", "")
-            for kind, part in package.relations("ppt/presentation.xml").values()
-            if kind in ("commentAuthors", "authors") and part in package
+            for part in package.related("ppt/presentation.xml", "commentAuthors", "authors")
             for person in package.xml(part)
         }
         for number, part in enumerate(parts, 1):
@@ -57,11 +56,9 @@ def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator
                 hidden.append(number)
                 continue
             yield mark("page", f"p. {number}")
-            relations = package.relations(part)
-            yield from _slide(package, list(_boxes(root)), relations, pictures)
-            for kind, target in relations.values():
-                if kind == "comments" and target in package:
-                    yield from _comments(package.xml(target), authors)
+            yield from _slide(package, part, list(_boxes(root)), pictures)
+            for target in package.related(part, "comments"):
+                yield from _comments(package.xml(target), authors)
         if hidden:
             warn.append(Translatable("hidden slides are left out: {slides}", slides=hidden[:20]))
 
@@ -72,11 +69,11 @@ def _slides(package: Package) -> list[str]:
     if "ppt/presentation.xml" not in package:
         raise damaged(package.name, Translatable("it has no presentation part"))
     order = package.xml("ppt/presentation.xml").iter(P + "sldId")
-    parts = [relations.get(slide.get(REL + "id", ""), ("", ""))[1] for slide in order]
-    return [part for part in parts if part in package]
+    return [relations[key][1] for slide in order if (key := slide.get(REL + "id", "")) in relations]
 
 
-def _slide(package: Package, boxes: list[Box], relations: Relations, pictures: Pictures) -> Iterator[Block]:
+def _slide(package: Package, part: str, boxes: list[Box], pictures: Pictures) -> Iterator[Block]:
+    relations = package.relations(part)
     titles = [box for box in boxes if _placeholder(box.shape).get("type") in ("title", "ctrTitle")]
     for line in [*([title] for title in titles), *reading_order([b for b in boxes if b not in titles])]:
         texts = [_texts(box.shape) for box in line]
@@ -85,10 +82,9 @@ def _slide(package: Package, boxes: list[Box], relations: Relations, pictures: P
             continue
         for box in line:
             yield from _shape(package, box.shape, relations, pictures)
-    for kind, target in relations.values():
-        if kind == "notesSlide" and target in package:
-            for shape in package.xml(target).iter(P + "sp"):
-                yield from _paragraphs(shape)
+    for target in package.related(part, "notesSlide"):
+        for shape in package.xml(target).iter(P + "sp"):
+            yield from _paragraphs(shape)
 
 
 def _comments(root: Element, authors: Mapping[str, str]) -> Iterator[Block]:
@@ -241,9 +237,9 @@ def drawing_blocks(package: Package, element: Element, relations: Relations) -> 
     """The chart or SmartArt that an element refers to."""
     for attribute in (REL + "id", REL + "dm"):
         kind, part = relations.get(element.get(attribute, ""), ("", ""))
-        if kind == "chart" and part in package:
+        if kind == "chart":
             yield from _chart(package.xml(part))
-        elif kind == "diagramData" and part in package:
+        elif kind == "diagramData":
             texts = filter(None, map(paragraph_text, package.xml(part).iter(A + "p")))
             yield from (Block(text, (), at > 0) for at, text in enumerate(texts))
 

@@ -120,14 +120,14 @@ def _shown(sheets: Iterator[Sheet], name: str, omissions: Omissions, warn: list[
 
 def _xlsx(path: Path, omissions: Omissions) -> Iterator[Sheet]:
     with open_package(path) as package:
-        book = next((p for kind, p in package.relations("").values() if kind == "officeDocument"), "")
+        book = next(iter(package.related("", "officeDocument")), "")
         root, parts = package.xml(book), package.relations(book)
         sheets = [
             Sheet(e.get("name", ""), (), e.get("state", "visible") != "visible", part)
             for e in root.iter()
             if local(e) == "sheet"
             for kind, part in (parts.get(next((v for k, v in e.items() if k.endswith("}id")), ""), ("", "")),)
-            if kind == "worksheet" and part in package
+            if kind == "worksheet"
         ]
         shown = [sheet for sheet in sheets if not sheet.hidden]
         scans = {sheet.part: _scan(package, sheet.part) for sheet in shown}
@@ -137,8 +137,8 @@ def _xlsx(path: Path, omissions: Omissions) -> Iterator[Sheet]:
         strings = list(_strings(package, places.get("sharedStrings", "")))
         texts = CellTexts(_formats(package, places.get("styles", "")), strings, date1904)
         for sheet in shown:
-            for kind, place in sorted(package.relations(sheet.part).values()):
-                if kind in ("comments", "threadedComment") and place in package:
+            for kind in ("comments", "threadedComment"):
+                for place in sorted(package.related(sheet.part, kind)):
                     _read_comments(package.xml(place), sheet)
             spans, formulas = scans[sheet.part]
             sheet.rows = _rows(package, sheet, texts, spans, omissions if formulas else None)

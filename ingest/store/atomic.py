@@ -16,10 +16,8 @@ from ingest.errors import Busy, UserError
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` by `data` atomically: a new file is written, flushed and renamed."""
     new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    new.write_bytes(data)
+    sync(new)
     new.replace(path)
     sync(path.parent)
 
@@ -100,29 +98,27 @@ PAUSE = 0.02  # s between two tries
 @contextmanager
 def writing(path: Path, *, reason: str, timeout: float) -> Iterator[None]:
     """Hold the writer lock at `path`. Raises `Busy`, naming the holder, after `timeout` s."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        wait_for(descriptor, path, timeout)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} ({reason or 'a change'})".encode(), 0)
-        yield
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
-
-
-def wait_for(descriptor: int, path: Path, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with path.open("a+b", buffering=0) as file:
+        deadline = time.monotonic() + timeout
+        while not try_lock(file.fileno(), fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 400, 0).decode(errors="replace") or "another process"
+                file.seek(0)
                 raise Busy(
                     "{parent} is being written by {holder}; waited {timeout:g} s, try again when it is done",
                     parent=path.parent,
-                    holder=holder,
+                    holder=file.read(400).decode(errors="replace") or "another process",
                     timeout=timeout,
-                ) from None
+                )
             time.sleep(PAUSE)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} ({reason or 'a change'})".encode())
+        yield
+        file.truncate(0)
+
+
+def try_lock(descriptor: int, kind: int) -> bool:
+    """Lock an open file or folder, until it is closed; False if another process has the lock."""
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        return True
+    return False

@@ -152,9 +152,12 @@ def count(connection: sqlite3.Connection, table: str) -> int:
     return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
-NO_PLACE = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT}
+UNWRITABLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
+    *(errno.EACCES, errno.EPERM, errno.EROFS),  # not allowed
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT),  # no such place
+}
+SQLITE_UNWRITABLE = "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"
 
 
 @contextmanager
@@ -164,24 +167,14 @@ def failures_named(path: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.OperationalError) as error:
         if isinstance(error, OSError):
-            full, forbidden = error.errno in NO_ROOM, error.errno in NOT_ALLOWED
+            expected, why = error.errno in UNWRITABLE, error.strerror
         else:
-            code = error.sqlite_errorcode & 0xFF  # the result code without its details
-            full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-            forbidden = code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-        if full:
-            raise UserError(
-                "no room to write {path} ({error}); nothing is lost, free space and run it again",
-                path=path,
-                error=error,
-            ) from error
-        if forbidden:
-            raise UserError(
-                "{path} can't be written ({error}); change its permissions", path=path, error=error
-            ) from error
-        if isinstance(error, OSError) and error.errno in NO_PLACE:
-            why = error.strerror
-            raise UserError(
-                "{path} can't be written ({error}); name another path", path=path, error=why
-            ) from error
-        raise
+            expected, why = error.sqlite_errorname.startswith(SQLITE_UNWRITABLE), error
+        if not expected:
+            raise
+        raise UserError(
+            "{path} can't be written ({why}); nothing is lost: free space there, change its permissions or "
+            "name another path",
+            path=path,
+            why=why,
+        ) from error

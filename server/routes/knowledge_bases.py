@@ -25,7 +25,6 @@ Name = Annotated[str, Path(pattern=schemas.NAME_PATTERN)]
 Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 Offset = Annotated[int, Query(ge=0, le=2**53)]
 MAX_TEXT = 200_000  # characters of one response
-BUFFER = 1 << 20  # bytes of an upload that are read at once
 POLL_INTERVAL = 0.05  # seconds between two checks whether a worker has stopped
 
 
@@ -106,19 +105,17 @@ def upload(
     state, jobs = context.state, context.state.jobs
     uploads = Uploads(state.knowledge_bases.path(knowledge_base))
     job = jobs.create_upload(knowledge_base, state.replica.name)
-    digests: dict[str, str] = {}
     try:
         for file in files:
             try:
-                result = uploads.save(
+                uploads.save(
                     file.filename or "",
-                    iter(lambda file=file: file.file.read(BUFFER), b""),
+                    file.file,
                     limit=state.options.largest_upload,
-                    register=lambda upload: jobs.add_file(job, upload, digests),
+                    register=lambda upload: jobs.add_file(job, upload),
                 )
-                digests[result.name] = result.digest
             except UserError as problem:
-                jobs.add_file(job, Upload(printable_name(file.filename or ""), "", 0), {}, problem)
+                jobs.add_file(job, Upload(printable_name(file.filename or ""), "", 0), problem)
         jobs.queue(job)
     except BaseException:
         jobs.cancel(job)
@@ -137,7 +134,7 @@ def reread(knowledge_base: Name, body: schemas.RereadRequest, context: Context) 
     for head in heads:
         status = Uploads(bases.path(knowledge_base)).status(head)
         if status and head.source.startswith(SOURCE_PREFIX):
-            jobs.add_file(job, Upload(head.source.removeprefix(SOURCE_PREFIX), head.digest, status[0]), {})
+            jobs.add_file(job, Upload(head.source.removeprefix(SOURCE_PREFIX), head.digest, status[0]))
     jobs.queue(job)
     return get_job(job, context)
 

@@ -136,14 +136,15 @@ def test_a_crash_names_the_signal_and_costs_one_file(tmp_path: Path) -> None:
         assert "".join(s.text for s in sandbox.parse(tmp_path / "a.txt").segments) == "文字"
 
 
-def test_children_are_replaced_after_some_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("recycle", "count"), [(1, 3), (10**9, 1)])
+def test_a_child_that_has_grown_is_replaced(tmp_path: Path, recycle: int, count: int) -> None:
     (tmp_path / "a.txt").write_text("文字")
-    with Sandbox(ocr=False, limits=Limits(recycle_files=2)) as sandbox:
+    with Sandbox(ocr=False, limits=Limits(recycle=recycle)) as sandbox:
         children = []
-        for _ in range(5):
+        for _ in range(3):
             list(sandbox.parse(tmp_path / "a.txt").segments)
             children.append(sandbox._child.pid if sandbox._child else 0)
-    assert len(set(children)) == 3
+    assert len(set(children)) == count
 
 
 def test_an_interrupt_leaves_no_child(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Servers for tests: the real application at a real port, with a stand-in encoder."""
 
+import io
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -153,9 +154,9 @@ def upload(parts: ServerState, files: Mapping[str, bytes | str], base: str = "mi
     for name, text in files.items():
         uploads.save(
             name,
-            [text.encode() if isinstance(text, str) else text],
+            io.BytesIO(text.encode() if isinstance(text, str) else text),
             limit=10**9,
-            register=lambda upload: parts.jobs.add_file(job, upload, {}),
+            register=lambda upload: parts.jobs.add_file(job, upload),
         )
     parts.jobs.queue(job)
     return job

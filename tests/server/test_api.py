@@ -444,7 +444,7 @@ def test_a_busy_knowledge_base_answers_503_with_retry_after(
 ) -> None:
     from ingest.store import atomic
 
-    monkeypatch.setattr(atomic, "wait_for", lambda *_: (_ for _ in ()).throw(_busy()))
+    monkeypatch.setattr(atomic, "try_lock", lambda *_: (_ for _ in ()).throw(_busy()))
     document = sample.documents()["poem.txt"]["id"]
     answer = sample.client.delete(f"/knowledge-bases/mine/documents/{document}")
     assert answer.status_code == 503

@@ -29,7 +29,7 @@ def jobs(tmp_path: Path, alive: set[str]) -> Iterator[Jobs]:
 def queue_job(jobs: Jobs, base: str = "a", files: int = 1) -> str:
     job = jobs.create_upload(base, "r")
     for number in range(files):
-        jobs.add_file(job, Upload(f"{number}.txt", f"{number:064x}", 10), {})
+        jobs.add_file(job, Upload(f"{number}.txt", f"{number:064x}", 10))
     jobs.queue(job)
     return job
 
@@ -126,7 +126,7 @@ def test_outcomes_are_stored_with_their_parse_report_or_reason(jobs: Jobs) -> No
     job = queue_job(jobs, files=2)
     jobs.record_outcome(job, 0, FileOutcome("x", "added", 10, 3, ParseReport("txt", "gb18030", 2)))
     jobs.record_outcome(job, 1, FileOutcome("y", "refused", problem=Unreadable("a key needs a scope")))
-    jobs.add_file(job, Upload("z.txt", "", 0), {}, UserError("too large"))
+    jobs.add_file(job, Upload("z.txt", "", 0), UserError("too large"))
     first, second, third = jobs.files(job)
     assert '"gb18030"' in first["receipt"]
     assert (second["state"], second["problem_zh"]) == ("refused", "密钥需要至少一个权限")
@@ -147,10 +147,12 @@ def test_an_upload_is_deleted_unless_a_job_needs_it(jobs: Jobs) -> None:
 
 
 def test_two_files_with_one_name_in_an_upload_are_an_error(jobs: Jobs) -> None:
-    job, seen = jobs.create_upload("a", "r"), {"a.txt": "1" * 64}
-    jobs.add_file(job, Upload("a.txt", "1" * 64, 1), seen)
+    job = jobs.create_upload("a", "r")
+    jobs.add_file(job, Upload("a.txt", "", 0), UserError("too large"))
+    jobs.add_file(job, Upload("a.txt", "1" * 64, 1))
     with pytest.raises(UserError, match=r"another file of this upload is called a\.txt"):
-        jobs.add_file(job, Upload("a.txt", "2" * 64, 1), seen)
+        jobs.add_file(job, Upload("a.txt", "2" * 64, 1))
+    assert [row["digest"] for row in jobs.files(job)] == ["", "1" * 64]
 
 
 def test_a_purge_is_queued_once(jobs: Jobs) -> None:

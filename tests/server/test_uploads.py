@@ -1,5 +1,6 @@
 """Uploads are stored under their digest, whatever they are called."""
 
+import io
 from hashlib import blake2b
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_an_upload_is_complete_and_has_its_digest_as_name(tmp_path: Path) -> Non
         noted.append(stored)
         assert not originals.path(stored.digest).exists()
 
-    stored = originals.save("a.txt", [b"ab", b"c"], limit=3, register=note)
+    stored = originals.save("a.txt", io.BytesIO(b"abc"), limit=3, register=note)
     assert noted == [stored]
     assert stored == Upload("a.txt", blake2b(b"abc", digest_size=32).hexdigest(), 3)
     assert originals.path(stored.digest).read_bytes() == b"abc"
@@ -65,14 +66,14 @@ def test_an_upload_is_complete_and_has_its_digest_as_name(tmp_path: Path) -> Non
 def test_an_upload_that_is_too_large_or_breaks_off_leaves_no_file(tmp_path: Path) -> None:
     originals = Uploads(tmp_path)
     with pytest.raises(UserError, match=r"a\.txt is larger than 3e-06 MB"):
-        originals.save("a.txt", [b"abcd"], limit=3, register=lambda stored: None)
+        originals.save("a.txt", io.BytesIO(b"abcd"), limit=3, register=lambda stored: None)
 
-    def broken():
-        yield b"a"
-        raise ConnectionError
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        originals.save("a.txt", broken(), limit=3, register=lambda stored: None)
+        originals.save("a.txt", Broken(b"a"), limit=3, register=lambda stored: None)
     assert list(originals.folder.iterdir()) == []
 
 

@@ -385,26 +385,16 @@ class Tables:
     def count(self, table: Table, where: str = "") -> int:
         return self.query(table, where, ["count(*)"])[0]["count(*)"]
 
-    def nearest(self, vector: list[float], k: int, fields: Sequence[str], where: str = "") -> list[Row]:
-        """Chunks by the dot product with their vector, each with its `score`."""
-        return self._search("vector", [vector], k, fields, where)[0]
-
-    def matching(
-        self, field: Field, texts: Sequence[str], k: int, fields: Sequence[str], where: str = ""
+    def search(
+        self, field: Literal["vector"] | Field, data: list[Any], k: int, fields: list[str], where: str = ""
     ) -> list[list[Row]]:
-        """For each text, the chunks by Milvus's BM25."""
-        return self._search(f"{field}_bm25", texts, k, fields, where)
-
-    def _search(
-        self, field: str, data: Sequence[Any], k: int, fields: Sequence[str], where: str
-    ) -> list[list[Row]]:
+        """For each vector, the chunks by the dot product with theirs; for each text, those by Milvus's BM25 of
+        the words or the bigrams. Each has its `score`."""
+        place, score = ("vector", float) if field == "vector" else (f"{field}_bm25", abs)
+        options: Any = {"output_fields": fields, "timeout": TIMEOUT, "limit": k, "anns_field": place}
         with failures_named(self.address):
-            options: Any = {"output_fields": list(fields), "timeout": TIMEOUT, "limit": k}
-            found = self._client.search(
-                self.address.name, list(data), filter=self._mine(where), anns_field=field, **options
-            )
+            found = self._client.search(self.address.name, data, filter=self._mine(where), **options)
         # Milvus returns BM25 scores, milvus-lite negates them; both put the best first.
-        score = float if field == "vector" else abs
         return [
             [{"key": hit["key"], "score": score(hit["distance"]), **hit["entity"]} for hit in hits]
             for hits in found

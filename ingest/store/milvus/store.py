@@ -7,8 +7,9 @@ weighted sums) ignore how similar a chunk that only words found is (docs/decisio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from typing import Literal
 
 import numpy as np
 
@@ -74,22 +75,19 @@ class MilvusStore(AbstractContextManager["MilvusStore"]):
         self._statistics.clear()
 
     def search_dense(self, vector: Vectors, k: int, *, within: Within = None) -> Ranking:
-        row, where = vector.tolist(), _among(within)
-        return self._ranking(lambda n: self._tables.nearest(row, n, ["document", "name"], where), k)
+        return self._ranking("vector", vector.tolist(), k, within)
 
     def search_words(self, query: Terms, k: int, *, field: Field = "words", within: Within = None) -> Ranking:
-        text, where = query_text(query.text, field), _among(within)
+        text = query_text(query.text, field)
+        if not text:
+            return Ranking(np.empty(0, np.int64), np.empty(0, np.float32))
+        return self._ranking(field, text, k, within)
 
-        def search(n: int) -> list[Row]:
-            return self._tables.matching(field, [text], n, ["document", "name"], where)[0] if text else []
-
-        return self._ranking(search, k)
-
-    def _ranking(self, search: Callable[[int], list[Row]], k: int) -> Ranking:
+    def _ranking(self, field: Literal["vector"] | Field, query: object, k: int, within: Within) -> Ranking:
         """The best `k` visible chunks; more are requested because invisible ones are searched too."""
-        n = min(k, MOST_ROWS)
+        n, where = min(k, MOST_ROWS), _among(within)
         while True:
-            hits = search(n)
+            (hits,) = self._tables.search(field, [query], n, ["document", "name"], where)
             current = self._current(hits, ("kind", "id"))
             best = [hit for hit in hits if hit["document"] in current and hit["score"] > 0][:k]
             complete = len(hits) < n or hits[-1]["score"] <= 0 or n == MOST_ROWS
@@ -109,7 +107,7 @@ class MilvusStore(AbstractContextManager["MilvusStore"]):
             return []
         count, mean = self._statistics_of(field)
         texts = [term_text(term, field) for term in terms]
-        found = self._tables.matching(field, texts, 1, [field])
+        found = self._tables.search(field, texts, 1, [field])
         return [
             _doc_freq(hits[0], text, field, count, mean) if hits else 0
             for hits, text in zip(found, texts, strict=True)
