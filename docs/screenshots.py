@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
 from typing import Any
 
+import httpx
 from playwright.sync_api import Page, expect, sync_playwright
 
 DOCS = Path(__file__).parent
@@ -43,6 +45,8 @@ def main() -> None:
         assert serving.stdout
         found = re.search(r"http://\S+", serving.stdout.readline())
         assert found
+        while httpx.get(f"{found[0]}readyz").status_code != 200:  # it reads the documents first
+            sleep(1)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
 

@@ -26,6 +26,7 @@ let session = null;
 let bases = [];
 let examples = [];
 let basesProblem = "";
+let starting = false; // the server still reads the documents of its demonstration
 
 const admin = () => Boolean(session) && session.scopes.includes("admin");
 const chosenBase = () => bases.find((each) => each.name === $("base").value);
@@ -76,6 +77,24 @@ async function chooseBase() {
   await Promise.all([useDocuments(usable, writable), startJobs(usable, writable)]);
   await findExamples(usable);
   if (isEmpty()) show();
+  if (usable && !count()) untilReady(usable);
+}
+
+// A knowledge base without documents may get some while the server starts.
+async function untilReady(usable) {
+  while ((await fetch("/readyz").catch(() => ({}))).status === 503) {
+    if (!starting) {
+      starting = true;
+      if (isEmpty()) show();
+    }
+    await new Promise((done) => setTimeout(done, 2000));
+    if ($("base").value !== usable) return;
+  }
+  if (!starting) return;
+  starting = false;
+  await useDocuments(usable, mayWrite());
+  await findExamples(usable);
+  if (isEmpty()) show();
 }
 
 // Whether files can be added here; on a server without a knowledge base they make the first one.
@@ -110,6 +129,7 @@ function welcome() {
     return admin() ? box(make("p", {}, say("noBase")), primary(say("upload"), () => $("files").click())) : box(say("noBaseRead"));
   }
   if (base.problem) return box(make("p", { class: "problem" }, base.problem));
+  if (!count() && starting) return box(make("p", {}, say("starting")));
   if (!count() && !reading().length) {
     return mayWrite()
       ? box(make("p", {}, say("welcomeEmpty")), primary(say("upload"), () => $("files").click()))
@@ -131,7 +151,8 @@ function refusalNote() {
     const sum = (name) => jobs.reduce((total, job) => total + job[name], 0);
     return say("stillReading", sum("files_done"), sum("files_total"));
   }
-  return count() ? "" : say("emptyBase");
+  if (count()) return "";
+  return say(starting ? "starting" : "emptyBase");
 }
 
 async function onDocuments() {

@@ -131,6 +131,7 @@ const MESSAGES = {
   creating: ["Creating…", "正在创建…"],
   examples: ["For example", "例如"],
   emptyBase: ["This knowledge base is empty. Add documents, then ask again.", "此知识库是空的。请先添加文档，再提问。"],
+  starting: ["The server is starting and still reads the documents. Ask in a moment.", "服务器正在启动，文档还在读取，请稍后再提问。"],
   stillReading: ["Not found yet: {0} of {1} files have been read. Ask again when all have been.",
     "暂未找到：已读取 {0}/{1} 个文件，全部读取后请再问一次。"],
   loading: ["Loading…", "正在加载…"],

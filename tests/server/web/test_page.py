@@ -8,7 +8,7 @@ from axe_playwright_python.base import AxeResults
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.server.web.conftest import ASKED, DOCUMENTS, RULES, BrowserServer, ask, upload
+from tests.server.web.conftest import ASKED, DOCUMENTS, RULES, BrowserServer, add, ask, upload
 
 HOSTILE = "<img src=x onerror=alert(1)>.txt"
 
@@ -51,6 +51,23 @@ def test_an_empty_server_is_one_button(server: BrowserServer, size: tuple[int, i
     page.click("#yes")
     expect(page.locator(".notice")).to_contain_text("“documents” was deleted.")
     expect(page.locator("#thread button")).to_have_text(["Add documents"])
+    page.context.close()
+
+
+def test_an_empty_knowledge_base_waits_for_a_server_that_starts(server: BrowserServer) -> None:
+    """`rag serve --demo` listens before it has read anything."""
+    with server.client() as client:
+        client.post("/knowledge-bases", json={"name": "demo"})
+        page = server.open()
+        page.route("**/readyz", lambda route: route.fulfill(status=503))
+        page.reload()
+        expect(page.locator("#thread")).to_contain_text("still reads the documents")
+        ask(page, ASKED)
+        expect(page.locator(".refusal")).to_contain_text("still reads the documents")
+        add(client, "demo", {"规定.txt": RULES.encode("gb18030")})
+        page.unroute("**/readyz")
+        expect(page.locator("#list")).to_contain_text("规定.txt")
+        assert client.delete("/knowledge-bases/demo").is_success
     page.context.close()
 
 
