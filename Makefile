@@ -1,6 +1,7 @@
 # `make demo` shows the program at work, `make test` runs its tests; neither needs anything before it.
 PYTHON ?= python3
-PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+# What is never imported need not be compiled, which takes a minute.
+INSTALL := .venv/bin/python -m pip --disable-pip-version-check --quiet install --no-compile -c constraints.txt
 RAG := .venv/bin/rag
 export XDG_DATA_HOME := $(CURDIR)/.demo/data
 
@@ -38,13 +39,13 @@ check: .venv/.test
 
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
 	@echo "== install chatglm-rag"
-	@$(PIP) install -c constraints.txt -e ".[ocr]"
+	@$(INSTALL) -e ".[ocr]"
 	@touch $@
 
 .venv/.test: .venv/.demo
 	@echo "== install the test extras"
-	@$(PIP) install -c constraints.txt torch
-	@$(PIP) install -c constraints.txt -e ".[test]"
+	@$(INSTALL) torch
+	@$(INSTALL) -e ".[test]"
 	@touch $@
 
 docs: .venv/.demo

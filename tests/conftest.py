@@ -7,12 +7,25 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported: on matrices as small as the tests' more threads gain little, and lose much
 # where other tests compute beside them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell lets what it starts in the background ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Half of the usual examples: on two cores the whole suite has to end within minutes.
+settings.register_profile("suite", max_examples=50, deadline=None)
+settings.load_profile("suite")
+LONG = {
+    "test_docs_run.py", "test_profile.py", "test_domain.py", "test_loop.py", "test_milvus.py",
+    "test_train_devices.py", "test_ingest_ray.py", "test_base_install.py", "test_generate_end_to_end.py",
+}  # fmt: skip
+"""Files of a minute and more. They come first, so that at the end no worker waits for another."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
