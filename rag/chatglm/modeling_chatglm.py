@@ -76,28 +76,19 @@ def visible_keys(position_ids: Tensor, attention_mask: Tensor | None, keys: int)
     """The prefix-LM mask [B, 1, Q, K], True if a query sees a key; None if all keys are seen.
 
     Each query sees its sample's context and the tokens before it. `attention_mask` [B, L] has the
-    numbers of samples (0 is padding), or is upstream's bool [B, 1, Q, L], True for *hidden* keys.
-    Keys before the last L are a prefix that all queries see."""
+    numbers of samples (0 is padding). Keys before the last L are a prefix that all queries see."""
     queries = position_ids.shape[-1]
     if attention_mask is None:
         if queries == 1:
             return None
         attention_mask = position_ids.new_ones(len(position_ids), keys)
-    if attention_mask.dim() == 4 and attention_mask.dtype == torch.bool:
-        visible = ~attention_mask
-        # Upstream's padding sees nothing, and softmax over nothing is NaN on some devices.
-        visible = visible | ~visible.any(dim=-1, keepdim=True)
-    elif attention_mask.dim() == 2:
-        context = position_ids[:, None, None, 1] == 0  # [B, 1, 1, Q]
-        visible = context | context.new_ones(queries, queries).tril()
-        visible = pad(visible, (attention_mask.shape[-1] - queries, 0), value=True)
-        sample = attention_mask[:, None, -queries:, None]
-        visible = visible & (sample == attention_mask[:, None, None, :])
-    else:
-        raise ValueError(
-            f"attention_mask is {attention_mask.dtype} of shape {list(attention_mask.shape)}; pass "
-            "[B, S] (0 for padding), or bool [B, 1, S, S] (True for hidden)"
-        )
+    if attention_mask.dim() != 2:
+        raise ValueError(f"attention_mask is {[*attention_mask.shape]}; pass [B, S] (0 for padding)")
+    context = position_ids[:, None, None, 1] == 0  # [B, 1, 1, Q]
+    visible = context | context.new_ones(queries, queries).tril()
+    visible = pad(visible, (attention_mask.shape[-1] - queries, 0), value=True)
+    sample = attention_mask[:, None, -queries:, None]
+    visible = visible & (sample == attention_mask[:, None, None, :])
     return cast(BoolTensor, pad(visible, (keys - visible.shape[-1], 0), value=True))
 
 
@@ -278,8 +269,7 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
 
         `attention_mask` [B, S] is 1 for tokens and 0 for padding, on either side. If several samples
         are packed into one row, it numbers them 1, 2, 3, …: none sees another, and each has its own
-        positions. Upstream's bool [B, 1, S, S] (True is hidden) is also accepted, together with its
-        `position_ids` [B, 2, S]. Other keyword arguments go to the loss."""
+        positions. Other keyword arguments go to the loss."""
         shape = [len(input_ids), 2, input_ids.shape[1]]
         if position_ids is None:
             position_ids = self.positions(input_ids, attention_mask)
@@ -308,6 +298,8 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
         cached = cache.get_seq_length() if cache is not None else 0
         if not cached and attention_mask is not None and not attention_mask[:, -1].all():
             raise ValueError("a prompt is padded on the right; pad on the left to generate")
+        if kwargs.get("position_ids") is not None:
+            raise ValueError("generate computes position_ids by itself; leave them out")
         position_ids = self.positions(input_ids, attention_mask)
         # The cache also holds P-Tuning's keys, which belong to no token.
         new = input_ids.shape[1] - max(0, cached - (self.config.pre_seq_len or 0))

@@ -1,7 +1,7 @@
 """ChatGLM's tokenizers: SentencePiece's in generations 1 to 3, tiktoken's in GLM-4.
 
 Published directories of generations 1, 2 and 3 all name the class `ChatGLMTokenizer`; loading it
-returns the class that fits the vocabulary file. Special tokens, blanks and masks follow upstream's
+returns the class that fits the vocabulary file. Special tokens and blanks follow upstream's
 tokenization_chatglm.py, and tests compare them with its results.
 """
 

@@ -161,7 +161,7 @@ def test_logits_to_keep_limits_the_logits(model: Any) -> None:
         ([[5, GMASK, BOS], [5, 6, BOS]], {}, r"row 1 .* neither \[MASK\] .* nor \[gMASK\]"),
         ([[5, BOS, GMASK]], {}, r"row 0 .* neither"),
         ([[5, GMASK, BOS]], {"position_ids": torch.zeros(1, 3).long()}, r"\[1, 3\].*\[1, 2, 3\]"),
-        ([[5, GMASK, BOS]], {"attention_mask": torch.ones(1, 1, 3, 3)}, r"float32 of shape"),
+        ([[5, GMASK, BOS]], {"attention_mask": torch.ones(1, 1, 3, 3)}, r"\[1, 1, 3, 3\]; pass \[B, S\]"),
     ],
 )
 def test_sequences_without_positions_are_refused(
@@ -175,3 +175,18 @@ def test_a_prompt_with_padding_on_the_right_is_refused(model: Any) -> None:
     ids, mask = padded("right")
     with pytest.raises(ValueError, match="padded on the right"):
         model.generate(ids, attention_mask=mask, max_new_tokens=2)
+
+
+def test_positions_are_not_taken_by_generate(model: Any) -> None:
+    ids = torch.tensor([SAMPLES[0]])
+    with pytest.raises(ValueError, match="leave them out"):
+        model.generate(ids, position_ids=model.positions(ids), max_new_tokens=2)
+
+
+def test_beams_of_padded_rows_are_those_of_the_rows_alone(model: Any) -> None:
+    ids, mask = padded("left")
+    options = {"max_new_tokens": 4, "num_beams": 2, "do_sample": False, "eos_token_id": None}
+    out = model.generate(ids, attention_mask=mask, **options)
+    for row, sample in enumerate(SAMPLES):
+        own = model.generate(torch.tensor([sample]), **options)
+        assert torch.equal(out[row, -4:], own[0, -4:])
