@@ -19,7 +19,7 @@ TOP = {
     "constraints.txt", "corpora", "docs", "finetune", "ingest", "pyproject.toml", "rag", "server",
     "tests",
 }  # fmt: skip
-MOST_LINES, MOST_FILES = 36_640, 175
+MOST_LINES, MOST_FILES = 36_600, 175
 """More lines than the 36,000 that were agreed: docs/decisions/026-reader.md says why. It may only fall."""
 LONGEST, SHORTEST = 500, 60  # lines of a file
 MAY_BE_SHORT = {"__init__", "__main__", "errors"}

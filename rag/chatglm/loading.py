@@ -22,15 +22,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder
 from rag.chatglm import quantize
-from rag.chatglm.configuration import (
-    Quant,
-    generation_of,
-    read_object,
-    stored_dtype,
-    tokenizer_generation,
-    upstream_config,
-)
-from rag.chatglm.weights import Piece, WeightSource, pieces, to_upstream
+from rag.chatglm.configuration import Quant, generation_of, read_object, stored_dtype, tokenizer_generation
+from rag.chatglm.weights import Piece, WeightSource, pieces
 
 LAST = ("down_proj", "dense_4h_to_h")  # a layer's last linear
 THREADS = 2  # layers that ONNX Runtime reorders at the same time; each is held twice meanwhile
@@ -190,18 +183,6 @@ class Native:
         fill_in(model, pieces(model, source), dtype=dtype, packed=False)
         model = _finish(model, directory, dtype)
         return (model, dict.fromkeys(REPORT, ())) if kwargs.get("output_loading_info") else model
-
-    def save_pretrained(self, save_directory: Any, *args: Any, upstream: bool = False, **kwargs: Any):
-        """As transformers'; `upstream` writes upstream's names, shapes and config keys."""
-        model: Any = self
-        if upstream and model.config.packed:
-            raise UserError("upstream's layout has no place for blocks of codes; save without upstream")
-        if upstream and model.config.generation > 1:
-            kwargs["state_dict"] = to_upstream(model.state_dict(), model.config)
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        if upstream:
-            text = json.dumps(upstream_config(model.config), indent=2, default=str)
-            (Path(save_directory) / "config.json").write_text(text, "utf-8")
 
 
 def _trim_heap() -> None:

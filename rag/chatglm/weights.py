@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, cat, nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ingest.errors import UserError
@@ -208,22 +208,6 @@ def natives_of(upstream: str) -> list[str]:
     """The native modules of one of upstream's, in the order of its rows; [] if it is unknown."""
     template, number = _template(upstream)
     return [native.replace("{n}", number) for name, native in RENAMING if name == template]
-
-
-def to_upstream(state: dict[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
-    """Native names and tensors -> upstream's, the inverse of what loading does."""
-    order = list(NATIVE)
-
-    def layer_and_module(name: str) -> tuple[int, int]:
-        """Layer by layer, queries before keys before values."""
-        template, number = _template(name.rpartition(".")[0])
-        return int(number or -1), order.index(template) if template in order else len(order)
-
-    fused: dict[str, list[Tensor]] = {}
-    for name in sorted(state, key=layer_and_module):
-        module, _, kind = name.rpartition(".")
-        fused.setdefault(f"{upstream_of(module, config).module}.{kind}", []).append(state[name])
-    return {name: parts[0] if len(parts) == 1 else cat(parts) for name, parts in fused.items()}
 
 
 def _template(name: str) -> tuple[str, str]:

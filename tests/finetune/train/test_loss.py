@@ -15,10 +15,10 @@ from finetune.train.lora import Lora, PrefixTuning
 from finetune.train.loss import attention_inputs, evaluate, summed_loss
 from finetune.types import IGNORED, REJECTED, TokenRow
 from rag.chatglm.loading import load
-from rag.chatglm.weights import to_upstream
 from tests.finetune.memory_rows import MemoryRows
 from tests.finetune.train.trainings import GENERATIONS, pairs, rows, tiny
 from tests.rag.chatglm.golden import SETS, arrays
+from tests.rag.chatglm.models import to_upstream
 
 
 def of(golden: dict[str, Any], padding: int) -> list[TokenRow]:

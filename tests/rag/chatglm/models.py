@@ -1,14 +1,37 @@
 """Models with tokenizers of their size, in upstream's layout."""
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from rag.chatglm.configuration import ChatGLM2Config
+from rag.chatglm.configuration import ChatGLM2Config, generation_of, upstream_config
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
+from rag.chatglm.weights import natives_of, upstream_of
 from tests.rag.chatglm import vocabularies
 from tests.rag.chatglm.golden import COPY
+
+
+def to_upstream(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """Native names and tensors -> upstream's, the inverse of what loading does."""
+    fused: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        module, _, kind = name.rpartition(".")
+        fused.setdefault(f"{upstream_of(module, config).module}.{kind}", {})[module] = tensor
+    order = {name: natives_of(name.rpartition(".")[0]) or [*parts] for name, parts in fused.items()}
+    return {name: torch.cat([parts[each] for each in order[name]]) for name, parts in fused.items()}
+
+
+def save_upstream(model: Any, folder: Path) -> None:
+    """The model in upstream's layout: its names, shapes and config keys."""
+    known = generation_of(model.config) == 1
+    state = model.state_dict() if known else to_upstream(model.state_dict(), model.config)
+    model.save_pretrained(folder, state_dict=state)
+    (folder / "config.json").write_text(json.dumps(upstream_config(model.config), default=str), "utf-8")
 
 
 def golden_model(version: str, target: Path, kind: str = "tiny_safetensors") -> Path:
@@ -28,7 +51,7 @@ def random_model(target: Path, generation: int) -> Path:
             "rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5,
         },
     )  # fmt: skip
-    ChatGLM2ForCausalLM(config).half().save_pretrained(target, upstream=True)
+    save_upstream(ChatGLM2ForCausalLM(config).half(), target)
     if generation == 4:
         return vocabularies.small_4(target)
     return vocabularies.published(target, generation)

@@ -11,8 +11,8 @@ import rag.chatglm  # noqa: F401  (registers the Auto classes)
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.loading import load
 from rag.chatglm.modeling_chatglm import ChatGLM2Rotary
-from rag.chatglm.weights import to_upstream
 from tests.rag.chatglm.golden import SETS, arrays, largest_difference
+from tests.rag.chatglm.models import to_upstream
 
 CASES = [(root, version) for root in SETS for version in ("v2", "v3")]
 cases = pytest.mark.parametrize(("root", "version"), CASES)
