@@ -1,7 +1,6 @@
 # `make demo` shows the program at work, `make test` runs its tests; neither needs anything before it.
 PYTHON ?= python3
-# What is never imported need not be compiled, which takes a minute.
-INSTALL := .venv/bin/python -m pip --disable-pip-version-check --quiet install --no-compile -c constraints.txt
+INSTALL := .venv/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 RAG := .venv/bin/rag
 export XDG_DATA_HOME := $(CURDIR)/.demo/data
 
