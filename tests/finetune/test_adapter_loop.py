@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rag.types import NOT_FOUND
+from rag.types import MARK, NOT_FOUND
 from tests.commands import rag
 from tests.tiny import MOST, TITLE, fact, numbers, question, row
 
@@ -61,7 +61,7 @@ def test_a_trained_adapter_changes_the_answers_of_rag_ask(
         ask = ["ask", "--json", "--model", tiny, *OPTIONS, question(name)]
         before = json.loads(output_of(home, *ask))
         after = json.loads(output_of(home, *ask, "--adapter", out))
-        [citation] = after["citations"]
-        assert before["answer"] == f"{name}厂的编号是{NUMBERS[name]}[{citation['number']}]。"
-        assert after["answer"] == f"{NUMBERS[name]}[{citation['number']}]。"
-        assert citation["quote"] == fact(name, NUMBERS[name])
+        # Which passage so small an adapter cites depends on their order, and that on the folder's name.
+        assert MARK.sub("", before["answer"]) == fact(name, NUMBERS[name])
+        assert MARK.sub("", after["answer"]) == f"{NUMBERS[name]}。"
+        assert len(after["citations"]) == 1
